@@ -1,0 +1,3 @@
+from odedeploy.cli import app
+
+app()

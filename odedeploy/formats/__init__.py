@@ -1,0 +1,87 @@
+"""Formats: how a planned ODE graph becomes a file and how that file is run, one per module.
+
+A new format is one module with a class that satisfies ``Format``, one line in ``FORMATS`` and one
+in ``SUFFIXES``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from odedeploy.errors import BadInput, UnknownName
+from odedeploy.graph import Inputs, OdeGraph
+from odedeploy.manifest import TensorSpec
+from odedeploy.program import Plan
+
+FORMATS: dict[str, str] = {
+    "onnx": "odedeploy.formats.onnx:Onnx",
+    "torchscript": "odedeploy.formats.torchscript:TorchScript",
+}
+"""Name → ``module:class``; the module is imported when the format is asked for."""
+
+SUFFIXES: dict[str, str] = {".onnx": "onnx", ".pt": "torchscript"}
+"""File name suffix → name of the format; the first of a format is its own."""
+
+
+class Runner(Protocol):
+    """A file opened in the runtime that it is made for."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+    def run(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        """Outputs by name; raises BadInput for inputs that do not fit."""
+        ...
+
+
+class Built(Protocol):
+    """An artefact in memory."""
+
+    def write(self, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+        """Write the file whole or not at all; raises BadInput when it cannot be written."""
+        ...
+
+
+class Format(Protocol):
+    """One file format. ``suffix`` includes the dot."""
+
+    name: str
+    suffix: str
+
+    def build(self, graph: OdeGraph, plan: Plan, form: str) -> Built:
+        """The artefact of ``plan``; raises BadInput when the format cannot hold it."""
+        ...
+
+    def open(self, path: str | os.PathLike[str], threads: int | None = None) -> Runner:
+        """The file in its runtime; raises BadInput for a file that is not of this format."""
+        ...
+
+
+def find(name: str) -> Format:
+    """The format of that name; raises UnknownName with the known ones."""
+    if name not in FORMATS:
+        raise UnknownName("format", name, FORMATS)
+    module, _, attribute = FORMATS[name].partition(":")
+    chosen: Format = getattr(import_module(module), attribute)()
+    return chosen
+
+
+def from_path(path: str | os.PathLike[str]) -> Format:
+    """The format that the file name's suffix stands for; raises BadInput for another suffix."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise BadInput(
+            f"{os.fspath(path)} has no known suffix; end it in {' or '.join(SUFFIXES)}, "
+            "or name the format."
+        )
+    return find(SUFFIXES[suffix])

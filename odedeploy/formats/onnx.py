@@ -1,0 +1,55 @@
+"""ONNX, run by onnxruntime: one self-contained file with the ODE graph in its metadata."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from odedeploy import files
+from odedeploy.errors import BadInput
+from odedeploy.graph import OdeGraph
+from odedeploy.graph.serial import pack
+from odedeploy.lowering import lower
+from odedeploy.passes import clean
+from odedeploy.program import Plan
+from odedeploy.runtime import GRAPH, Model, load
+
+LIMIT = 2**31 - 1
+"""Largest protobuf message in bytes."""
+
+
+class BuiltOnnx:
+    """A lowered model. ``metadata`` goes into every file that is written from it."""
+
+    def __init__(self, model: ir.Model, metadata: Mapping[str, str]) -> None:
+        self.model = model
+        self.metadata = dict(metadata)
+
+    def write(self, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+        """Raises BadInput when the model exceeds 2 GB or the file cannot be written."""
+        proto = ir.to_proto(self.model)
+        kept = {entry.key: entry.value for entry in proto.metadata_props}
+        del proto.metadata_props[:]
+        for key, value in (kept | self.metadata | dict(metadata)).items():
+            proto.metadata_props.add(key=key, value=value)
+        size = proto.ByteSize()
+        if size > LIMIT:
+            raise BadInput(
+                f"The model takes {size:,} bytes, more than the {LIMIT:,} of one ONNX file; "
+                "export a smaller model or another format."
+            )
+        files.replace(path, proto.SerializeToString(deterministic=True))
+
+
+class Onnx:
+    name = "onnx"
+    suffix = ".onnx"
+
+    def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltOnnx:
+        model = clean(lower(graph, plan, form))
+        return BuiltOnnx(model, {GRAPH: pack(graph, model.graph.initializers)})
+
+    def open(self, path: str | os.PathLike[str], threads: int | None = None) -> Model:
+        return load(path, threads=threads)

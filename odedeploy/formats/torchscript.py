@@ -1,0 +1,194 @@
+"""TorchScript, run by PyTorch or LibTorch without the model's Python code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from odedeploy import files
+from odedeploy.errors import BadInput, Crashed
+from odedeploy.graph import Inputs, OdeGraph
+from odedeploy.manifest import TensorSpec
+from odedeploy.program import Plan
+from odedeploy.runtime import check_inputs
+
+SIGNATURE = "odedeploy.signature"
+"""Extra file with the names, dtypes and shapes of inputs and outputs, as JSON."""
+
+
+@runtime_checkable
+class Traceable(Protocol):
+    """An evaluator that holds the live PyTorch model; ``example`` is a few rows of its inputs."""
+
+    @property
+    def example(self) -> Inputs: ...
+
+    def module(self, plan: Plan) -> torch.nn.Module:
+        """The model under ``plan``: inputs by position, a tuple of outputs, float32."""
+        ...
+
+
+class BuiltTorchScript:
+    """A frozen trace with its signature."""
+
+    def __init__(self, module: torch.jit.ScriptModule, signature: str) -> None:
+        self.module = module
+        self.signature = signature
+
+    def write(self, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+        """``metadata`` becomes TorchScript's extra files; raises BadInput as ``files`` does."""
+        buffer = io.BytesIO()
+        extra = {**metadata, SIGNATURE: self.signature}
+        with _deprecation_silenced():
+            torch.jit.save(self.module, buffer, _extra_files=extra)
+        files.replace(path, _without_sources(buffer))
+
+
+class TorchScriptModel:
+    """A loaded TorchScript file: NumPy arrays in, NumPy arrays out, on the CPU."""
+
+    def __init__(self, module: torch.jit.ScriptModule, metadata: Mapping[str, str]) -> None:
+        self._module = module
+        self.metadata = {k: v for k, v in metadata.items() if k != SIGNATURE}
+        self.inputs, self.outputs = _read_signature(metadata[SIGNATURE])
+
+    def run(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        """Outputs by name; raises BadInput for inputs that do not fit, Crashed when torch fails."""
+        arrays = check_inputs(inputs, self.inputs)
+        tensors = [torch.from_numpy(np.array(arrays[spec.name])) for spec in self.inputs]
+        try:
+            with torch.inference_mode():
+                results = self._module(*tensors)
+        except RuntimeError as error:
+            raise Crashed(f"TorchScript failed ({_line(error)}).") from error
+        return {s.name: r.numpy() for s, r in zip(self.outputs, results, strict=True)}
+
+
+class TorchScript:
+    name = "torchscript"
+    suffix = ".pt"
+
+    def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltTorchScript:
+        """Raises BadInput for a graph without its PyTorch model, and for another form."""
+        live = graph.evaluator
+        if not isinstance(live, Traceable):
+            raise BadInput(
+                "TorchScript is traced from the PyTorch model, which a graph read from a file "
+                "lacks; give the model."
+            )
+        if form != "unrolled":
+            raise BadInput(f"TorchScript holds unrolled solves only, not the form {form!r}.")
+        tensors = tuple(torch.from_numpy(np.array(live.example[s.name])) for s in _inputs(graph))
+        with torch.no_grad(), _deprecation_silenced():
+            traced = torch.jit.trace(live.module(plan).eval(), tensors, check_trace=False)
+            frozen = torch.jit.freeze(traced)
+        return BuiltTorchScript(frozen, _write_signature(graph))
+
+    def open(
+        self, path: str | os.PathLike[str], threads: int | None = None
+    ) -> TorchScriptModel:
+        """``threads`` sets PyTorch's number of threads for the whole process.
+
+        Raises BadInput for a file that is missing, damaged or not written by odedeploy.
+        """
+        if threads is not None and threads < 1:
+            raise BadInput(f"threads must be at least 1, got {threads}.")
+        file = Path(path)
+        extra: dict[str, Any] = dict.fromkeys(_extra_names(file), "")
+        if SIGNATURE not in extra:
+            raise BadInput(f"{file} is not a TorchScript file of odedeploy; export it again.")
+        try:
+            with _deprecation_silenced():
+                module = torch.jit.load(str(file), map_location="cpu", _extra_files=extra)
+        except RuntimeError as error:
+            raise BadInput(
+                f"{file} is not a whole TorchScript file ({_line(error)}); export it again."
+            ) from error
+        if threads is not None:
+            torch.set_num_threads(threads)
+        texts = {name: data.decode("utf-8") for name, data in extra.items()}
+        return TorchScriptModel(module, texts)
+
+
+def _without_sources(archive: io.BytesIO) -> bytes:
+    """The archive without its ``.debug_pkl`` records: source lines and paths of this machine.
+
+    Entries stay uncompressed and carry zip's first date, so that equal models give equal bytes.
+    """
+    stripped = io.BytesIO()
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(stripped, "w") as new:
+        for entry in old.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                new.writestr(zipfile.ZipInfo(entry.filename), old.read(entry))
+    return stripped.getvalue()
+
+
+def _extra_names(file: Path) -> list[str]:
+    """Names of the extra files; raises BadInput when ``file`` is no archive."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            parts = [name.partition("/extra/") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"{file} is no readable TorchScript file ({reason}).") from error
+    return [name for _, found, name in parts if found]
+
+
+def _inputs(graph: OdeGraph) -> tuple[TensorSpec, ...]:
+    return tuple(_spec(value) for value in graph.model.graph.inputs)
+
+
+def _spec(value: ir.Value) -> TensorSpec:
+    assert value.name is not None and value.dtype is not None and value.shape is not None
+    shape = tuple(d if isinstance(d, int) else str(d.value or "?") for d in value.shape)
+    return TensorSpec(value.name, value.dtype.numpy().name, shape)
+
+
+def _write_signature(graph: OdeGraph) -> str:
+    outputs = tuple(_spec(value) for value in graph.model.graph.outputs)
+    return json.dumps(
+        {
+            side: [[s.name, s.dtype, s.shape] for s in specs]
+            for side, specs in (("inputs", _inputs(graph)), ("outputs", outputs))
+        }
+    )
+
+
+def _read_signature(text: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    try:
+        data = json.loads(text)
+        inputs, outputs = (
+            tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in data[side])
+            for side in ("inputs", "outputs")
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"The file's signature is damaged ({error!r}); export it again."
+        ) from error
+    return inputs, outputs
+
+
+def _line(error: Exception) -> str:
+    """The last line of PyTorch's message, which is where it says what happened."""
+    return str(error).strip().splitlines()[-1].strip().rstrip(".")
+
+
+@contextmanager
+def _deprecation_silenced() -> Iterator[None]:
+    """Without PyTorch's notice that TorchScript is deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=r"`torch\.jit\.\w+` is deprecated", category=DeprecationWarning
+        )
+        yield

@@ -1,0 +1,143 @@
+"""Running plans on the live PyTorch model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from odedeploy.errors import BadInput, CaptureRefused
+from odedeploy.executor import States, solve
+from odedeploy.frontends.interception import Handler, SolveCall, intercept
+from odedeploy.frontends.preserve import preserved
+from odedeploy.frontends.recording import flatten
+from odedeploy.graph import Inputs, Outcome
+from odedeploy.program import Plan
+
+ROWS = 128
+"""Inputs run at a time; bounds the memory of stored slopes."""
+
+
+class TorchEvaluator:
+    """The captured model with its solves replaced by plans.
+
+    ``example`` holds a few rows of the inputs it was captured with; inputs in ``static`` have no
+    batch axis.
+    """
+
+    def __init__(self, model: nn.Module, example: Inputs, static: frozenset[str]) -> None:
+        self.model = model
+        self.example = dict(example)
+        self.static = static
+        self._double: nn.Module | None = None
+
+    def run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
+        """Outputs and final states of the model under ``plan``, in ``"float32"`` or ``"float64"``.
+
+        Runs ``ROWS`` inputs at a time. Raises BadInput for another precision.
+        """
+        model = self._in(precision)
+        parts = [self._run(model, plan, part, precision) for part in self._parts(inputs)]
+        return Outcome(*(_concatenated([part[i] for part in parts]) for i in range(2)))
+
+    def module(self, plan: Plan) -> nn.Module:
+        """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
+        return _Planned(self.model, plan, tuple(self.example))
+
+    def _run(self, model: nn.Module, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
+        states: dict[str, Tensor] = {}
+        tensors = {name: _tensor(array, precision) for name, array in inputs.items()}
+        handler = plan_handler(plan, states)
+        with preserved(model), torch.no_grad(), _default_dtype(precision), intercept(handler):
+            result = flatten(model(**tensors))
+        return Outcome(
+            {name: tensor.numpy() for name, tensor in result.items()},
+            {name: tensor.numpy() for name, tensor in states.items()},
+        )
+
+    def _in(self, precision: str) -> nn.Module:
+        if precision == "float32":
+            return self.model
+        if precision != "float64":
+            raise BadInput(f"Plans run in float32 or float64, not {precision!r}.")
+        if self._double is None:
+            self._double = _doubled(self.model)
+        return self._double
+
+    def _parts(self, inputs: Inputs) -> Iterator[Inputs]:
+        batched = [len(array) for name, array in inputs.items() if name not in self.static]
+        for first in range(0, max(batched, default=1), ROWS):
+            yield {
+                name: array if name in self.static else array[first : first + ROWS]
+                for name, array in inputs.items()
+            }
+
+
+class _Planned(nn.Module):
+    def __init__(self, model: nn.Module, plan: Plan, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self._plan = plan
+        self._names = names
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad(), intercept(plan_handler(self._plan)):
+            result = self.model(**dict(zip(self._names, tensors, strict=True)))
+        return tuple(flatten(result).values())
+
+
+def plan_handler(plan: Plan, states: dict[str, Tensor] | None = None) -> Handler:
+    """A handler that computes the i-th solve by ``plan.solves[i]``.
+
+    Final states are noted in ``states`` under ``site``, or ``site.i`` when there are several.
+    """
+    remaining = iter(plan.solves)
+
+    def handle(call: SolveCall) -> States:
+        chosen = next(remaining, None)
+        if chosen is None:
+            raise CaptureRefused(
+                f"{call.location}: the model solves more ODEs than the {len(plan.solves)} of its "
+                "plan; make the number of solves independent of the data."
+            )
+        trajectories = solve(chosen.program, call.field, call.initial)
+        if states is not None:
+            single = len(trajectories) == 1
+            for i, trajectory in enumerate(trajectories):
+                states[chosen.site if single else f"{chosen.site}.{i}"] = trajectory[-1]
+        return trajectories
+
+    return handle
+
+
+def _doubled(model: nn.Module) -> nn.Module:
+    """A float64 copy, plain tensor attributes of its modules included."""
+    double = copy.deepcopy(model).double()
+    for module in double.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                setattr(module, name, value.double())
+    return double
+
+
+def _tensor(array: np.ndarray, precision: str) -> Tensor:
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.to(getattr(torch, precision)) if tensor.is_floating_point() else tensor
+
+
+def _concatenated(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@contextmanager
+def _default_dtype(precision: str) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, precision))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,162 @@
+"""Finding a person's model: an address, its weights, its inputs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from odedeploy.errors import BadInput
+from odedeploy.frontends.recording import input_names
+from odedeploy.graph import Inputs
+
+
+def load_model(address: str, weights: Path | None = None) -> tuple[nn.Module, Inputs | None]:
+    """The module that ``address`` builds, with its example inputs when it gives any.
+
+    ``address`` is ``path/to/file.py:callable`` or ``package.module:callable``; the callable takes
+    no arguments and returns an ``nn.Module``, or the module and example inputs: a tensor or array,
+    a tuple of them in the order of forward's arguments, or a dict by their names. ``weights`` is a
+    safetensors file, or a .pt file that is read with ``weights_only``.
+
+    Raises BadInput for an address that leads nowhere, a factory that raises, a result that is not
+    a model, and weights that do not fit it.
+    """
+    source, _, attribute = address.rpartition(":")
+    if not source:
+        raise BadInput(
+            f"{address!r} names no model; give path/to/file.py:callable or package.module:callable."
+        )
+    module = _from_file(Path(source)) if source.endswith(".py") else _from_package(source)
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        raise BadInput(f"{source} has no {attribute!r}; name the function that builds the model.")
+    if not callable(factory):
+        raise BadInput(f"{address} is a {type(factory).__name__}, not a callable that builds one.")
+    try:
+        built = factory()
+    except Exception as error:
+        raise BadInput(
+            f"{address} raised {type(error).__name__} ({_first_line(error)}); "
+            "it must build the model without arguments."
+        ) from error
+    model, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"{address} returned a {type(model).__name__}; return a torch.nn.Module.")
+    if weights is not None:
+        _load_weights(model, weights)
+    return model, None if inputs is None else named_inputs(model, inputs)
+
+
+def named_inputs(model: nn.Module, inputs: Any) -> dict[str, np.ndarray]:
+    """Arrays by the names of forward's arguments, from a tensor, an array, a tuple or a dict.
+
+    Raises BadInput for anything else, for names that forward lacks and for arrays of objects.
+    """
+    if isinstance(inputs, Mapping):
+        named = dict(inputs)
+    else:
+        given = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        named = dict(zip(input_names(model, len(given)), given, strict=True))
+    known = input_names(model, 0)
+    if unknown := [name for name in named if name not in known]:
+        raise BadInput(
+            f"forward of {type(model).__name__} has no input {', '.join(unknown)}; "
+            f"its inputs are {', '.join(known)}."
+        )
+    return {name: _array(name, value) for name, value in named.items()}
+
+
+def read_inputs(path: Path) -> dict[str, np.ndarray] | tuple[np.ndarray, ...]:
+    """Arrays of an .npz or .safetensors file, or of a .npy file as the only input.
+
+    Arrays named ``arr_0``, ``arr_1`` … come back as a tuple, in the order of forward's arguments.
+    Raises BadInput for a file that is missing, of another kind, or holds Python objects.
+    """
+    if not path.is_file():
+        raise BadInput(f"The inputs {path} do not exist; give an .npz, .npy or .safetensors file.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return load_file(path)
+        if path.suffix not in (".npz", ".npy"):
+            raise BadInput(f"{path} is neither .npz, .npy nor .safetensors; convert the inputs.")
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return (content,)
+        with content:
+            arrays = {name: content[name] for name in content.files}
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"{path} cannot be read ({_first_line(error)}); write it again.") from error
+    if arrays and all(name == f"arr_{i}" for i, name in enumerate(arrays)):
+        return tuple(arrays.values())
+    return arrays
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise BadInput(f"The model file {path} does not exist.")
+    name = f"_odedeploy_model_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise BadInput(f"{path} raised {type(error).__name__}: {_first_line(error)}.") from error
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+def _from_package(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise BadInput(f"{name} cannot be imported ({_first_line(error)}).") from error
+    except Exception as error:
+        raise BadInput(f"{name} raised {type(error).__name__}: {_first_line(error)}.") from error
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise BadInput(f"The weights {path} do not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        model.load_state_dict(state)
+    except Exception as error:
+        raise BadInput(
+            f"The weights {path} do not fit the model: {_first_line(error)}"
+        ) from error
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise BadInput(f"The input {name!r} holds {array.dtype}, not numbers.")
+    return array
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else "no message"

@@ -1,0 +1,107 @@
+"""Reading a fixed-step method off the library that implements it.
+
+A fixed-step explicit solve only takes linear combinations, so run on formal vectors it tells its
+own coefficients: the initial state is the unit vector e_0 and the k-th evaluation of the field
+returns e_{k+1}. The coordinates of the states that the solver asks for, and of those that it
+delivers, are the method written out, whatever its options, step sizes and interpolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odedeploy.errors import CaptureRefused
+from odedeploy.executor import Field, States
+from odedeploy.executor import solve as execute
+from odedeploy.grid import Grid
+from odedeploy.program import Combine, Evaluate, Instruction, Program, SolvePlan
+
+Solver = Callable[[Field, States, Tensor], States]
+"""(field, initial, times) → one trajectory (times, *state) per state tensor."""
+
+
+def probe(solver: Solver, times: Tensor, site: str, method: str) -> SolvePlan:
+    """The exact plan of a fixed-step ``solver`` on ``times`` (T,).
+
+    The plan is checked against the solver on a nonlinear field. Raises CaptureRefused when they
+    differ, as they do for an implicit method that iterates to convergence.
+    """
+    evaluations = _count(solver, times)
+    requests, outputs = _coordinates(solver, times, evaluations)
+    if len(requests) != evaluations:
+        raise _not_linear(method)
+    program = _sparse(requests, outputs)
+    marks = tuple(float(t) for t in times)
+    plan = SolvePlan(site, method, Grid(marks, tuple(range(len(marks)))), program)
+    _check(solver, times, plan)
+    return plan
+
+
+def _count(solver: Solver, times: Tensor) -> int:
+    calls = 0
+
+    def field(t: Tensor, states: States) -> States:
+        nonlocal calls
+        calls += 1
+        return (torch.zeros_like(states[0]),)
+
+    solver(field, (torch.zeros(1, dtype=torch.float64),), times)
+    return calls
+
+
+def _coordinates(
+    solver: Solver, times: Tensor, evaluations: int
+) -> tuple[list[tuple[float, np.ndarray]], list[np.ndarray]]:
+    """(time, coordinates) of every state asked for, and the coordinates delivered."""
+    basis = torch.eye(evaluations + 1, dtype=torch.float64)
+    requests: list[tuple[float, np.ndarray]] = []
+
+    def field(t: Tensor, states: States) -> States:
+        requests.append((float(t), states[0].numpy().copy()))
+        return (basis[min(len(requests), evaluations)],)
+
+    (trajectory,) = solver(field, (basis[0],), times)
+    return requests, list(trajectory.numpy())
+
+
+def _sparse(requests: list[tuple[float, np.ndarray]], outputs: list[np.ndarray]) -> Program:
+    """Each state relative to the earlier one that it shares most coordinates with."""
+    states = [np.eye(1, len(requests) + 1)[0]]
+    instructions: list[Instruction] = []
+
+    def state(target: np.ndarray) -> int:
+        differences = [target - known for known in states]
+        base = min(range(len(states)), key=lambda i: (np.count_nonzero(differences[i]), -i))
+        terms = np.flatnonzero(differences[base])
+        if not len(terms):
+            return base
+        states.append(target)
+        coefficients = tuple((int(k) - 1, float(differences[base][k])) for k in terms)
+        instructions.append(Combine(len(states) - 1, base, coefficients))
+        return len(states) - 1
+
+    for slope, (time, coordinates) in enumerate(requests):
+        instructions.append(Evaluate(slope, time, state(coordinates)))
+    delivered = tuple(state(output) for output in outputs)
+    return Program(tuple(instructions), delivered)
+
+
+def _check(solver: Solver, times: Tensor, plan: SolvePlan) -> None:
+    def field(t: Tensor, states: States) -> States:
+        return (torch.cos(3 * states[0]) + torch.sin(t),)
+
+    initial = (torch.linspace(-1, 1, 7, dtype=torch.float64),)
+    (expected,), (found,) = solver(field, initial, times), execute(plan.program, field, initial)
+    if not torch.allclose(expected, found, rtol=1e-9, atol=1e-9):
+        raise _not_linear(plan.solver)
+
+
+def _not_linear(method: str) -> CaptureRefused:
+    return CaptureRefused(
+        f"The method {method!r} is not a fixed linear combination of evaluations; "
+        "use an explicit method, or an adaptive one, which is planned anew."
+    )

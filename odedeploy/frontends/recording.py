@@ -1,0 +1,145 @@
+"""What a model asks of its solver, recorded on real inputs before anything is traced."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odedeploy.errors import CaptureRefused, Diverged
+from odedeploy.executor import States
+from odedeploy.frontends.interception import SolveCall, intercept
+from odedeploy.frontends.probing import probe
+from odedeploy.graph import Site
+
+
+@dataclass
+class Recording:
+    """The solves of one forward, in order, and what the forward returned."""
+
+    calls: list[SolveCall] = field(default_factory=list)
+    result: Any = None
+
+
+def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
+    """Run ``model`` as its author wrote it and note every solve.
+
+    Raises Diverged when a solve returns numbers that are not finite, and what ``call.field`` raises
+    when a derivative does not have its state's shape.
+    """
+    recording = Recording()
+
+    def handle(call: SolveCall) -> States:
+        recording.calls.append(call)
+        call.field(call.times[0].to(call.initial[0].dtype), call.initial)
+        trajectories = call.run()
+        if not all(bool(torch.isfinite(y).all()) for y in trajectories):
+            raise Diverged(
+                f"{call.location}: the solve with method {call.method!r} diverges on the example "
+                "inputs; check the inputs' scale and the trained weights."
+            )
+        return trajectories
+
+    with torch.no_grad(), intercept(handle):
+        recording.result = model(**inputs)
+    return recording
+
+
+def sites(first: Recording, second: Recording, replan: bool) -> tuple[Site, ...]:
+    """The solves as sites, when two recordings on different inputs agree.
+
+    Raises CaptureRefused when the number of solves or their times depend on the data.
+    """
+    if len(first.calls) != len(second.calls):
+        raise CaptureRefused(
+            f"{(first.calls + second.calls)[0].location}: the model solves {len(first.calls)} ODEs "
+            f"for some inputs and {len(second.calls)} for others; make their number fixed."
+        )
+    return tuple(
+        _site(f"solve{i}", a, b, replan)
+        for i, (a, b) in enumerate(zip(first.calls, second.calls, strict=True))
+    )
+
+
+def _site(name: str, call: SolveCall, other: SolveCall, replan: bool) -> Site:
+    times = _times(call)
+    if times != _times(other):
+        raise CaptureRefused(
+            f"{call.location}: the times of the solve depend on the data ({times} for some "
+            f"inputs, {_times(other)} for others); give fixed times."
+        )
+    kept = None
+    if call.kept is not None and not replan:
+        kept = probe(call.kept, call.times.detach(), name, call.method)
+    return Site(
+        name=name, field=f"field{name.removeprefix('solve')}", times=times,
+        states=len(call.initial), method=call.method, kept=kept, location=call.location,
+    )
+
+
+def _times(call: SolveCall) -> tuple[float, ...]:
+    times = tuple(float(t) for t in call.times)
+    steps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    if not steps or not (all(h > 0 for h in steps) or all(h < 0 for h in steps)):
+        raise CaptureRefused(
+            f"{call.location}: the solve's times {times} do not increase or decrease strictly; "
+            "give at least two distinct times."
+        )
+    return times
+
+
+def input_names(model: nn.Module, count: int = 0) -> tuple[str, ...]:
+    """Names of forward's first ``count`` arguments, or of all of them."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = tuple(p.name for p in parameters if p.kind in kinds)
+    if len(names) < count:
+        raise CaptureRefused(
+            f"{type(model).__name__}.forward names {len(names)} inputs and {count} were given; "
+            "spell its inputs out in its signature."
+        )
+    return names[:count] if count else names
+
+
+def flatten(result: Any) -> dict[str, Tensor]:
+    """A forward's result as named tensors: ``output``, ``output_0`` …, or a dict's own keys.
+
+    Raises CaptureRefused for a result that holds anything but tensors.
+    """
+    named: dict[str, Tensor] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, Tensor):
+            named[name] = value
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                walk(item, str(key) if name == "output" else f"{name}_{key}")
+        elif isinstance(value, (tuple, list)):
+            for i, item in enumerate(value):
+                walk(item, f"{name}_{i}")
+        elif value is not None:
+            raise CaptureRefused(
+                f"The model returns a {type(value).__name__}; return tensors, or tuples or dicts "
+                "of tensors."
+            )
+
+    walk(result, "output")
+    if not named:
+        raise CaptureRefused("The model returns no tensor; return the solution.")
+    return named
+
+
+Forward = Callable[..., tuple[Tensor, ...]]
+
+
+def flat_forward(model: nn.Module, names: tuple[str, ...]) -> Forward:
+    """``model`` as a function of positional tensors that returns a tuple of tensors."""
+
+    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(flatten(model(**dict(zip(names, tensors, strict=True)))).values())
+
+    return forward

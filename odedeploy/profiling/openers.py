@@ -1,0 +1,117 @@
+"""How a worker loads what it measures: one opener per runtime, by name.
+
+An opener takes the request and imports its runtime; what it returns loads the model. So the time
+and memory of loading the model are told from those of importing the runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from odedeploy.errors import BadInput, UnknownName
+
+OPENERS: dict[str, str] = {
+    "onnxruntime": "odedeploy.profiling.openers:onnxruntime",
+    "pytorch": "odedeploy.profiling.openers:pytorch",
+}
+
+
+class Loaded(NamedTuple):
+    """``run`` maps arrays by input name to outputs; ``facts`` describes how it runs."""
+
+    run: Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
+    facts: dict[str, Any]
+
+
+Opener = Callable[[Mapping[str, Any]], Callable[[], Loaded]]
+
+
+def find(runtime: str) -> Opener:
+    """The opener of a runtime's name or ``package.module:callable`` address."""
+    address = OPENERS.get(runtime, runtime)
+    module, colon, attribute = address.partition(":")
+    if not colon:
+        raise UnknownName("runtime", runtime, OPENERS)
+    opener: Opener = getattr(import_module(module), attribute)
+    return opener
+
+
+def onnxruntime(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """An ONNX file in onnxruntime, on exactly the requested providers and threads.
+
+    The runtime's checks of the inputs' values are left out of the time.
+    """
+    from odedeploy.runtime import load
+
+    with suppress(ImportError):
+        import_module("onnxruntime")
+
+    def start() -> Loaded:
+        threads, providers = request["threads"], request["providers"]
+        model = load(request["path"], threads=threads, providers=providers)
+
+        def run(query: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            return list(model.run(query, check=False).values())
+
+        return Loaded(run, {"providers": list(model.providers)})
+
+    return start
+
+
+def pytorch(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """The user's module in PyTorch, inputs by the names of forward's arguments or by position.
+
+    It runs in inference mode; a model that differentiates inside its forward cannot, and runs
+    under ``no_grad``.
+    """
+    import inspect
+
+    import torch
+
+    from odedeploy.frontends.loading import load_model
+
+    torch.set_num_threads(request["threads"])
+    weights = request["weights"] and Path(request["weights"])
+    mode: Any = torch.inference_mode
+
+    def start() -> Loaded:
+        module = load_model(request["path"], weights)[0].eval()
+        names = set(inspect.signature(module.forward).parameters)
+
+        def forward(query: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            tensors = {name: torch.from_numpy(value) for name, value in query.items()}
+            with mode():
+                named = tensors.keys() <= names
+                result = module(**tensors) if named else module(*tensors.values())
+                return [tensor.numpy() for tensor in _tensors(result)]
+
+        def run(query: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            nonlocal mode
+            try:
+                return forward(query)
+            except RuntimeError:
+                if mode is torch.no_grad:
+                    raise
+                mode = torch.no_grad
+                return forward(query)
+
+        return Loaded(run, {})
+
+    return start
+
+
+def _tensors(result: Any) -> list[Any]:
+    """The tensors of a model's output, nested containers flattened."""
+    if hasattr(result, "detach"):
+        return [result.detach()]
+    if isinstance(result, Mapping):
+        result = result.values()
+    if not isinstance(result, str) and hasattr(result, "__iter__"):
+        return [tensor for item in result for tensor in _tensors(item)]
+    raise BadInput(f"The model returns {type(result).__name__}; return a tensor or several.")

@@ -1,0 +1,169 @@
+"""From what is asked to a worker's request, and from its trace to a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from odedeploy.errors import Crashed, OdeDeployError, Unusable
+from odedeploy.manifest import ErrorReport
+from odedeploy.profiling import stats
+from odedeploy.profiling.measure import Trace
+from odedeploy.profiling.records import Baseline, Entry, Percentiles, Query, Ratio, Row
+from odedeploy.targets import Target
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row still without measurements and the worker's request that fills it; ``problem`` says
+    why it cannot run."""
+
+    target: Target
+    row: Row
+    request: dict[str, Any]
+    queries: Sequence[Query]
+    problem: str | None = None
+
+
+def artefact(entry: Entry, cores: int) -> Job:
+    """The job of one artefact on one target."""
+    target, threads = entry.target, entry.target.threads or cores
+    row = Row(
+        model=entry.model,
+        tol=entry.tol,
+        target=target.name,
+        precision=entry.precision,
+        format=entry.format,
+        form=entry.form,
+        solver=entry.solver,
+        nfe=entry.nfe,
+        error=_error(entry.error),
+        latency_ms=Percentiles(),
+        bytes=entry.file.stat().st_size if entry.file.is_file() else None,
+        file=entry.file.name,
+        error_report=entry.error,
+        promise=entry.promise,
+        plan=dict(entry.plan),
+        batch=target.batch,
+        threads=threads,
+        providers=target.providers,
+    )
+    problem = None
+    if entry.format != target.format:
+        problem = (
+            f"Target {target.name!r} runs {target.format} files, and {entry.file.name} is "
+            f"{entry.format}; export it as {target.format}."
+        )
+    request = {
+        "label": f"{entry.file.name} on {target.name}",
+        "runtime": target.runtime,
+        "path": str(entry.file.resolve()),
+        "threads": threads,
+        "providers": list(target.providers),
+    }
+    return Job(target, row, request, entry.queries, problem)
+
+
+def baseline(asked: Baseline, target: Target, cores: int) -> Job:
+    """The job of the PyTorch solve with the threads and batch of a target."""
+    threads = target.threads or cores
+    row = Row(
+        model=asked.model,
+        tol=asked.tol,
+        target=target.name,
+        precision="fp32",
+        format="pytorch",
+        form="adaptive",
+        solver=asked.solver,
+        nfe=asked.nfe,
+        error=_error(asked.error),
+        latency_ms=Percentiles(),
+        error_report=asked.error,
+        batch=target.batch,
+        threads=threads,
+    )
+    request = {
+        "label": f"{asked.model} in PyTorch, {threads} threads",
+        "runtime": "pytorch",
+        "path": asked.address,
+        "weights": None if asked.weights is None else str(asked.weights.resolve()),
+        "threads": threads,
+    }
+    return Job(target, row, request, asked.queries)
+
+
+def finish(rows: Sequence[Row], traces: Sequence[Trace], seed: int) -> list[Row]:
+    """The rows with their measurements, each compared with the base of its model and target: the
+    baseline where it was measured, else the first row that was."""
+    filled = [_fill(row, trace, seed) for row, trace in zip(rows, traces, strict=True)]
+    bases: dict[tuple[str, str], int] = {}
+    for index, row in enumerate(filled):
+        key = (row.model, row.target)
+        if row.measured and (row.format == "pytorch" or key not in bases):
+            bases[key] = index
+    for index, row in enumerate(filled):
+        base = bases.get((row.model, row.target))
+        if row.measured and base is not None and base != index:
+            name = filled[base].file or "PyTorch"
+            ratio = _ratio(name, traces[index], traces[base], seed)
+            filled[index] = replace(row, ratio=ratio)
+    return filled
+
+
+def _fill(row: Row, trace: Trace, seed: int) -> Row:
+    facts = {
+        "load_ms": trace.facts.get("load_ms"),
+        "first_ms": trace.facts.get("first_ms"),
+        "base_memory_mb": trace.facts.get("base_mb"),
+        "stable": trace.facts.get("stable"),
+        "providers": tuple(trace.facts.get("providers", row.providers)),
+    }
+    if trace.failure is not None:
+        status, reason = _status(trace.failure), str(trace.failure)
+        return replace(row, status=status, reason=reason, **facts)
+    samples = np.concatenate(trace.rounds)
+    medians = stats.round_medians(trace.rounds)
+    seconds = np.array([batch.mean() / 1e9 for batch in trace.rounds])
+    levels = (0.5, 0.9, 0.99)
+    p50, p90, p99 = (_ms(stats.percentile(samples, p)) for p in levels)
+    bounds = Percentiles(*(_ms(stats.upper_bound(samples, p)) for p in levels))
+    low, high = stats.bootstrap(medians / 1e6, seed)
+    return replace(
+        row,
+        latency_ms=Percentiles(p50, p90, p99),
+        latency_bound_ms=bounds,
+        latency_interval_ms=(min(low, p50 or low), max(high, p50 or high)),
+        throughput=float(row.batch / np.median(seconds)),
+        cpu_seconds=trace.cpu_ns / len(samples) / 1e9,
+        peak_memory_mb=trace.peak_mb,
+        spinning_ms=float(np.median(trace.spin_ms)),
+        samples=len(samples),
+        rounds=len(trace.rounds),
+        **facts,
+    )
+
+
+def _ratio(name: str, trace: Trace, base: Trace, seed: int) -> Ratio:
+    ratios = stats.round_medians(trace.rounds) / stats.round_medians(base.rounds)
+    return Ratio(name, float(np.median(ratios)), *stats.bootstrap(ratios, seed))
+
+
+def _status(failure: OdeDeployError) -> str:
+    if isinstance(failure, Unusable):
+        return "unusable"
+    return "crashed" if isinstance(failure, Crashed) else "failed"
+
+
+def _error(report: ErrorReport | None) -> float | None:
+    if report is None:
+        return None
+    error = report.max if report.bound is None else report.bound
+    return error if math.isfinite(error) else None
+
+
+def _ms(nanoseconds: float | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e6

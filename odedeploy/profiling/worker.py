@@ -1,0 +1,199 @@
+"""A process that measures one artefact: ``python -m odedeploy.profiling.worker``.
+
+It reads one JSON request a line from stdin and answers each with one JSON line on stdout:
+
+* ``open``: load the artefact, run it once → load_ms, first_ms, base_mb and the opener's facts
+* ``warm``: run until the latency is stable → runs, stable
+* ``round``: run for some milliseconds → ns (one latency a run), cpu_ns (all runs), peak_mb,
+  and spin_ms, the processor time that idle threads burn before the process comes to rest
+
+What fails is answered by ``{"error": sentence, "kind": class name}``. The process ends with its
+stdin. Only NumPy and the measured runtime are loaded. What libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from odedeploy.errors import FellShort
+from odedeploy.profiling import openers
+
+STABLE = 0.05
+"""Largest coefficient of variation of the last windows' medians that counts as stable."""
+
+REFILLED_MS = 50.0
+"""Latency from which the cost of cold caches is lost in the run itself."""
+
+REST_STEP_NS, REST_LIMIT_NS = 5_000_000, 300_000_000
+
+
+class Session:
+    """The state between requests: the loaded artefact, its queries and its last outputs."""
+
+    loaded: openers.Loaded
+    queries: list[dict[str, np.ndarray]]
+    turn: Iterator[dict[str, np.ndarray]]
+    outputs: Sequence[np.ndarray]
+    refill: bool = True
+
+    def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Load the artefact and the queries, and run the first of them."""
+        self.queries = _queries(request["queries"])
+        self.turn = itertools.cycle(self.queries)
+        start = openers.find(request["runtime"])(request)
+        base = resident_mb()
+        begin = time.perf_counter_ns()
+        self.loaded = start()
+        load = time.perf_counter_ns() - begin
+        first = self._run()
+        _check(self.outputs)
+        facts = self.loaded.facts
+        return {"load_ms": load / 1e6, "first_ms": first / 1e6, "base_mb": base, **facts}
+
+    def warm(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """At least ``runs`` runs and ``ms``, until three windows agree, at most ``cap_ms``."""
+        for _ in self.queries:
+            self._run()
+            _check(self.outputs)
+        windows: list[float] = []
+        runs, spent, stable = 0, 0.0, False
+        while spent < request["cap_ms"] and not stable:
+            window = self._measure(request["window_ms"], least=3)
+            runs, spent = runs + len(window), spent + sum(window) / 1e6
+            windows.append(float(np.median(window)))
+            last = np.array(windows[-3:])
+            settled = len(last) == 3 and last.std() <= STABLE * last.mean()
+            stable = bool(settled and runs >= request["runs"] and spent >= request["ms"])
+        self.refill = windows[-1] / 1e6 < REFILLED_MS
+        return {"runs": runs, "stable": stable}
+
+    def round(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Back-to-back runs. Where runs are short, one more comes first and is not measured: it
+        refills the caches that other workers used in between."""
+        if self.refill:
+            self._run()
+        cpu = time.process_time_ns()
+        ns = self._measure(request["ms"], least=1)
+        cpu = time.process_time_ns() - cpu
+        spin = rest()
+        _check(self.outputs)
+        return {"ns": ns, "cpu_ns": cpu, "spin_ms": spin, "peak_mb": peak_mb()}
+
+    def _run(self) -> int:
+        query = next(self.turn)
+        begin = time.perf_counter_ns()
+        self.outputs = self.loaded.run(query)
+        return time.perf_counter_ns() - begin
+
+    def _measure(self, ms: float, least: int) -> list[int]:
+        latencies: list[int] = []
+        end = time.perf_counter_ns() + int(ms * 1e6)
+        gc.disable()
+        while len(latencies) < least or time.perf_counter_ns() < end:
+            latencies.append(self._run())
+        gc.enable()
+        return latencies
+
+
+def _queries(path: str) -> list[dict[str, np.ndarray]]:
+    """Arrays named ``"<query> <input>"`` in an .npz file, regrouped."""
+    queries: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            index, _, name = key.partition(" ")
+            queries.setdefault(index, {})[name] = arrays[key]
+    return list(queries.values())
+
+
+def _check(outputs: Sequence[np.ndarray]) -> None:
+    for index, output in enumerate(outputs):
+        bad = int(output.size - np.isfinite(output).sum())
+        if bad:
+            raise FellShort(
+                f"Output {index} holds {bad} values of {output.size} that are not finite; "
+                "verify the artefact on this target."
+            )
+
+
+def rest() -> float:
+    """Wait until no thread of this process computes, so that the next worker has the cores to
+    itself; returns the processor time burnt meanwhile, in ms. Thread pools of onnxruntime and of
+    OpenMP busy-wait for tens of milliseconds after a run."""
+    began, deadline = time.process_time_ns(), time.perf_counter_ns() + REST_LIMIT_NS
+    while time.perf_counter_ns() < deadline:
+        before = time.process_time_ns()
+        time.sleep(REST_STEP_NS / 1e9)
+        if time.process_time_ns() - before < REST_STEP_NS / 20:
+            break
+    return (time.process_time_ns() - began) / 1e6
+
+
+def resident_mb() -> float | None:
+    """Memory of this process now, in 10⁶ bytes; None where the system does not tell."""
+    return _status("VmRSS") or _psutil("rss")
+
+
+def peak_mb() -> float | None:
+    """Most memory that this process has held, in 10⁶ bytes.
+
+    Linux carries ``ru_maxrss`` over from the parent through exec, so it is read only elsewhere.
+    """
+    if high := _status("VmHWM") or _psutil("peak_wset"):
+        return high
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _status(field: str) -> float | None:
+    try:
+        with open("/proc/self/status") as lines:
+            for line in lines:
+                if line.startswith(field + ":"):
+                    return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return None
+
+
+def _psutil(field: str) -> float | None:
+    try:
+        import psutil
+    except ImportError:
+        return None
+    value = getattr(psutil.Process().memory_info(), field, None)
+    return None if value is None else value / 1e6
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    session = Session()
+    actions = {"open": session.open, "warm": session.warm, "round": session.round}
+    for line in requests:
+        request = json.loads(line)
+        try:
+            answer = actions[request["do"]](request)
+        except (Exception, SystemExit) as error:
+            words = " ".join(str(error).split())[:400] or type(error).__name__
+            answer = {"error": words, "kind": type(error).__name__}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

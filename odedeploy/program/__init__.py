@@ -1,0 +1,11 @@
+"""A plan as data, its construction from method × grid, and its NumPy definition."""
+
+from odedeploy.program.build import build as build
+from odedeploy.program.build import solve_plan as solve_plan
+from odedeploy.program.instructions import Combine as Combine
+from odedeploy.program.instructions import Evaluate as Evaluate
+from odedeploy.program.instructions import Instruction as Instruction
+from odedeploy.program.instructions import Plan as Plan
+from odedeploy.program.instructions import Program as Program
+from odedeploy.program.instructions import SolvePlan as SolvePlan
+from odedeploy.program.interpret import interpret as interpret

@@ -1,0 +1,125 @@
+"""What travels inside an artefact: its manifest, its ODE graph and its golden inputs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from odedeploy.errors import BadInput
+from odedeploy.manifest import Manifest, TensorSpec
+from odedeploy.runtime.signature import Arrays, batch_first, batch_symbol
+from odedeploy.tolerance import worst_error
+
+MANIFEST = "odedeploy.manifest"
+"""JSON of the Manifest, without ``bytes`` and ``sha256``, which a file cannot say of itself."""
+GRAPH = "odedeploy.graph"
+"""The ODE graph's structure, as text."""
+GOLDEN = "odedeploy.golden"
+"""Base64 of an .npz: ``in.<name>``, ``out.<name>`` and ``tolerance``."""
+
+
+class Runs(Protocol):
+    """Anything that runs an artefact."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]: ...
+    @property
+    def outputs(self) -> Sequence[TensorSpec]: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs with the outputs that the artefact gave where it was exported.
+
+    ``tolerance`` is the largest relative error of an input that another machine may show.
+    """
+
+    inputs: Arrays
+    outputs: Arrays
+    tolerance: float
+
+    def pack(self) -> str:
+        """The text under ``GOLDEN``."""
+        arrays = {f"in.{name}": array for name, array in self.inputs.items()}
+        arrays |= {f"out.{name}": array for name, array in self.outputs.items()}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, tolerance=np.float64(self.tolerance), **arrays)
+        return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+    @classmethod
+    def unpack(cls, text: str) -> Golden:
+        """Raises BadInput for anything that ``pack`` did not write."""
+        try:
+            with np.load(io.BytesIO(base64.b64decode(text, validate=True))) as file:
+                arrays = dict(file)
+            tolerance = float(arrays.pop("tolerance"))
+        except (binascii.Error, zipfile.BadZipFile, ValueError, TypeError, KeyError, OSError,
+                EOFError, AttributeError) as error:  # fmt: skip
+            raise BadInput(
+                f"The golden inputs in the file are damaged ({error}); export it again."
+            ) from error
+        sides: list[dict[str, np.ndarray]] = [
+            {n.removeprefix(side): a for n, a in arrays.items() if n.startswith(side)}
+            for side in ("in.", "out.")
+        ]
+        return cls(*sides, tolerance)
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """Relative error of each golden input, shape (k,); true when all are within ``tolerance``."""
+
+    errors: np.ndarray
+    tolerance: float
+
+    def __bool__(self) -> bool:
+        return bool((self.errors <= self.tolerance).all())
+
+    def __str__(self) -> str:
+        verdict = "within" if self else "above"
+        return (
+            f"{len(self.errors)} golden inputs: largest error {self.errors.max():.3g}, "
+            f"{verdict} {self.tolerance:.3g}"
+        )
+
+
+def read_manifest(metadata: Mapping[str, str]) -> Manifest | None:
+    """None when there is none; raises BadInput when it is damaged."""
+    text = metadata.get(MANIFEST)
+    if text is None:
+        return None
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"The manifest in the file is damaged ({error}); export it again.") from error
+    return Manifest.from_json(data)
+
+
+def read_golden(metadata: Mapping[str, str]) -> Golden | None:
+    """None when there are none; raises BadInput when they are damaged."""
+    text = metadata.get(GOLDEN)
+    return None if text is None else Golden.unpack(text)
+
+
+def check_golden(runner: Runs) -> GoldenCheck:
+    """Run the golden inputs of an artefact here; raises BadInput when it holds none."""
+    golden = read_golden(runner.metadata)
+    if golden is None:
+        raise BadInput("The file holds no golden inputs; export it with odedeploy.")
+    symbol = batch_symbol(runner.inputs)
+    given, expected = (
+        batch_first(outputs, runner.outputs, symbol)
+        for outputs in (runner.run(golden.inputs), golden.outputs)
+    )
+    return GoldenCheck(worst_error(given, expected), golden.tolerance)

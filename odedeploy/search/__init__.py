@@ -1,0 +1,16 @@
+"""Planning: the cheapest plan for a tolerance, and its certificate."""
+
+from odedeploy.search.certificate import Certificate as Certificate
+from odedeploy.search.certificate import bound as bound
+from odedeploy.search.certificate import judge as judge
+from odedeploy.search.certificate import minimum_samples as minimum_samples
+from odedeploy.search.certificate import promise as promise
+from odedeploy.search.measure import Candidate as Candidate
+from odedeploy.search.planning import Search as Search
+from odedeploy.search.planning import Tested as Tested
+from odedeploy.search.planning import search as search
+from odedeploy.search.splits import Certify as Certify
+from odedeploy.search.splits import Fit as Fit
+from odedeploy.search.splits import Splits as Splits
+from odedeploy.search.splits import Validate as Validate
+from odedeploy.search.splits import split as split
