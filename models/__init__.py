@@ -1,0 +1,145 @@
+"""The reference models: trained Neural ODEs with their weights, calibration inputs and recipes.
+
+One file per model. It provides the two functions of ``ReferenceModel`` next to its architecture,
+and one line in ``MODELS`` makes it known. Nothing is loaded before a model is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from odedeploy.errors import BadInput, UnknownName
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from odedeploy.models.publishing import TrainingResult
+    from odedeploy.models.tasks import Progress, Task
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""The packaged files: per model its weights and its card, per data set its calibration inputs."""
+
+
+class Entry(NamedTuple):
+    """One line of the table: what the model is, and the module that provides it."""
+
+    summary: str
+    module: str
+
+
+class ReferenceModel(Protocol):
+    """What the module of a reference model provides."""
+
+    def build(self) -> tuple[nn.Module, dict[str, np.ndarray]]:
+        """The trained module in eval mode and its calibration inputs by name, batch first."""
+
+    def task(self, data: Path | None) -> Task:
+        """What to train, on the data in a folder or, without one, fetched once."""
+
+
+MODELS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "mnist-odenet": Entry(
+            "The ODE-Net of Chen et al. 2018 on MNIST: stem, one ODE block of 64 channels, head",
+            "odedeploy.models.mnist_odenet",
+        ),
+    }
+)
+
+
+def build(name: str) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """The model with its shipped weights, in eval mode, and its shipped calibration inputs.
+
+    The inputs are arrays by the names of forward's arguments, batch first; no training step saw
+    them. Raises UnknownName for a name that is not in ``MODELS``.
+    """
+    return _module(name).build()
+
+
+def address(name: str) -> str:
+    """``"package.module:callable"`` of the model's ``build``; raises UnknownName."""
+    return f"{_entry(name).module}:build"
+
+
+def card(name: str) -> dict[str, Any]:
+    """The shipped model card: data, command, recipe, accuracy, tolerances, seconds, versions.
+
+    Raises UnknownName for a name that is not in ``MODELS``.
+    """
+    _entry(name)
+    content: dict[str, Any] = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def train(
+    name: str,
+    *,
+    folder: Path,
+    data: Path | None = None,
+    seed: int = 0,
+    epochs: int | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> TrainingResult:
+    """Train the model with the adjoint and write its checkpoint, weights and card to ``folder``.
+
+    A checkpoint of the same run in ``folder`` is resumed; ``fresh`` starts over. ``data`` is the
+    folder of the data set; without it the files are fetched once. ``epochs`` stretches or shrinks
+    the model's own recipe. ``device`` is ``auto``, ``cpu`` or ``cuda``.
+
+    Raises UnknownName for the name or device, BadInput for unusable data, folder, seed, epochs or
+    a checkpoint of another run, Diverged for a loss that is not finite, Unusable without CUDA.
+    """
+    module = _module(name)
+    from odedeploy.models import publishing, training
+
+    training.place(device)
+    _make(folder)
+    task = module.task(data)
+    recipe = task.recipe if epochs is None else task.recipe.lasting(epochs)
+    checkpoint = folder / f"{name}.ckpt"
+    asked = replace(task, recipe=recipe)
+    training.run(asked, checkpoint, seed=seed, device=device, fresh=fresh, report=report)
+    return publishing.publish(task, checkpoint, folder, device=device)
+
+
+def publish(
+    name: str, *, checkpoint: Path, folder: Path, data: Path | None = None, device: str = "auto"
+) -> TrainingResult:
+    """Write weights and card of a checkpoint, finished or not, as ``train`` does at its end.
+
+    Raises UnknownName, and BadInput for unusable data, a checkpoint of another model, or a folder
+    that cannot be written.
+    """
+    module = _module(name)
+    from odedeploy.models import publishing
+
+    _make(folder)
+    return publishing.publish(module.task(data), checkpoint, folder, device=device)
+
+
+def _entry(name: str) -> Entry:
+    if name not in MODELS:
+        raise UnknownName("model", name, MODELS)
+    return MODELS[name]
+
+
+def _module(name: str) -> ReferenceModel:
+    return cast(ReferenceModel, import_module(_entry(name).module))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"The folder {folder} cannot be made ({error.strerror or error}); choose another."
+        ) from error

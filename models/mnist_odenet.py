@@ -9,12 +9,27 @@ NeurIPS 2018 (arXiv 1806.07366), section 3, and the layer sizes of its published
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torchdiffeq import odeint_adjoint
 
+from odedeploy.models import classification, mnist, publishing
+from odedeploy.models.tasks import Batch, Recipe, Task
+
+NAME = "mnist-odenet"
 CHANNELS = 64
 GROUPS = 32
+RECIPE = Recipe(tolerances=(1e-2,) * 6 + (1e-5,) * 2)
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation in 32 groups, or the most that divide both 32 and ``channels``."""
+    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
 
 
 class ConcatConv(nn.Module):
@@ -26,49 +41,51 @@ class ConcatConv(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         time = torch.ones_like(y[:, :1]) * t
-        return self.conv(torch.cat([time, y], dim=1))
+        out: Tensor = self.conv(torch.cat([time, y], dim=1))
+        return out
 
 
 class VectorField(nn.Module):
-    """f(t, y): (batch, 64, 6, 6) → (batch, 64, 6, 6); norm, ReLU, convolution, twice."""
+    """f(t, y): (batch, 64, 6, 6) → (batch, 64, 6, 6); norm, ReLU, convolution, twice; norm."""
 
     def __init__(self, channels: int = CHANNELS) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(GROUPS, channels)
+        self.norm1 = norm(channels)
         self.conv1 = ConcatConv(channels)
-        self.norm2 = nn.GroupNorm(GROUPS, channels)
+        self.norm2 = norm(channels)
         self.conv2 = ConcatConv(channels)
-        self.norm3 = nn.GroupNorm(GROUPS, channels)
+        self.norm3 = norm(channels)
         self.evaluations = 0
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         self.evaluations += 1
         y = self.conv1(t, torch.relu(self.norm1(y)))
         y = self.conv2(t, torch.relu(self.norm2(y)))
-        return self.norm3(y)
+        out: Tensor = self.norm3(y)
+        return out
 
 
 class OdeNet(nn.Module):
     """Stem, ODE block, head: images (batch, 1, 28, 28) in [0, 1] → logits (batch, 10).
 
     ``tolerance`` is rtol = atol of the adaptive solve, forward; ``adjoint_tolerance`` the same of
-    the adjoint's backward solve. Both may be set between training epochs.
+    the adjoint's backward solve. Both may be set between training steps.
     """
 
     def __init__(self, channels: int = CHANNELS, tolerance: float = 1e-5) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(1, channels, kernel_size=3),
-            nn.GroupNorm(GROUPS, channels),
+            norm(channels),
             nn.ReLU(),
             nn.Conv2d(channels, channels, kernel_size=4, stride=2, padding=1),
-            nn.GroupNorm(GROUPS, channels),
+            norm(channels),
             nn.ReLU(),
             nn.Conv2d(channels, channels, kernel_size=4, stride=2, padding=1),
         )
         self.field = VectorField(channels)
         self.head = nn.Sequential(
-            nn.GroupNorm(GROUPS, channels),
+            norm(channels),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
@@ -76,6 +93,11 @@ class OdeNet(nn.Module):
         )
         self.tolerance = tolerance
         self.adjoint_tolerance = tolerance
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the vector field so far, forward and backward."""
+        return self.field.evaluations
 
     def forward(self, image: Tensor) -> Tensor:
         y0 = self.stem(image)
@@ -91,4 +113,59 @@ class OdeNet(nn.Module):
             adjoint_atol=self.adjoint_tolerance,
             adjoint_options={"norm": "seminorm"},
         )
-        return self.head(trajectory[-1])
+        logits: Tensor = self.head(trajectory[-1])
+        return logits
+
+
+def build() -> tuple[OdeNet, dict[str, np.ndarray]]:
+    """The trained model in eval mode, and ``image``: 2,048 held-out digits (n, 1, 28, 28)."""
+    model = OdeNet()
+    model.load_state_dict(publishing.shipped_weights(NAME))
+    return model.eval(), {"image": mnist.pixels(mnist.shipped().images)}
+
+
+def task(data: Path | None = None) -> Task:
+    """Classify MNIST's digits; the last 2,048 training digits are held out.
+
+    ``data`` is the folder of the IDX files; without it they are fetched once. The test error is
+    measured when the folder holds the test digits.
+
+    Raises BadInput for files that are missing, damaged or cannot be fetched.
+    """
+    digits = mnist.load("train", data)
+    held_out = mnist.load("held-out", data)
+    test = mnist.load("test", data) if mnist.holds("test", data) else None
+    return classify(OdeNet, RECIPE, digits, held_out, test)
+
+
+def classify(
+    model: Callable[[], nn.Module],
+    recipe: Recipe,
+    digits: mnist.Digits,
+    held_out: mnist.Digits,
+    test: mnist.Digits | None,
+) -> Task:
+    """The task of training ``model`` to classify ``digits``, seen through random jitter."""
+    images, labels = _tensors(digits)
+
+    def batch(rows: Tensor, generator: Generator) -> Batch:
+        return classification.jitter(images[rows], generator), labels[rows]
+
+    return Task(
+        name=NAME,
+        model=model,
+        size=len(digits),
+        batch=batch,
+        loss=classification.loss,
+        held_out=lambda trained: classification.measure(trained, *_tensors(held_out)),
+        test=lambda trained: (
+            {} if test is None else classification.measure(trained, *_tensors(test))
+        ),
+        recipe=recipe,
+        data=mnist.FACTS,
+    )
+
+
+def _tensors(digits: mnist.Digits) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(mnist.pixels(digits.images))
+    return images, torch.from_numpy(digits.labels.astype(np.int64))

@@ -1,152 +1,195 @@
-"""The training loop shared by the reference models: seeded, atomic checkpoints, resumable.
+"""The training loop shared by the reference models: seeded, checkpointed, resumable.
 
-A run is a function of (recipe, seed, data) alone: the order of an epoch's batches is drawn from
-(seed, epoch) and a batch's augmentation from (seed, step), so a run that was killed and resumed
-takes the same steps as one that was not.
+A run is a function of (task, recipe, seed) alone: the initial weights are drawn from the seed, the
+order of an epoch's batches from (seed, epoch) and a batch's augmentation from (seed, step). A run
+that was killed and resumed therefore takes the same steps as one that was not.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+
+from odedeploy.errors import BadInput, Diverged, UnknownName, Unusable
+from odedeploy.models.checkpoint import Checkpoint, read, save, sweep
+from odedeploy.models.tasks import Batch, Metrics, Progress, Solving, Task
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained. ``tolerances`` gives rtol = atol, forward and adjoint, per epoch."""
+def place(device: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where there is one, otherwise the CPU.
 
-    tolerances: tuple[float, ...]
-    batch: int = 128
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    clip: float = 1.0
-
-    @property
-    def epochs(self) -> int:
-        return len(self.tolerances)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is: losses and accuracies are means since the last report."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    tolerance: float
-    loss: float
-    accuracy: float
-    forward_evaluations: float
-    backward_evaluations: float
-    seconds: float
-    held_out_accuracy: float | None = None
-
-
-def train(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-    *,
-    seed: int,
-    checkpoint: Path,
-    augment: Callable[[Tensor, torch.Generator], Tensor],
-    evaluate: Callable[[nn.Module], float],
-    report: Callable[[Progress], None],
-    every: int = 20,
-) -> float:
-    """Train ``model`` in place on images (n, …) and labels (n,); return the seconds spent.
-
-    ``model`` carries ``tolerance``, ``adjoint_tolerance`` and ``field.evaluations``. A checkpoint
-    of the same recipe and seed is resumed; ``every`` is its interval in steps.
+    Raises UnknownName for another name and Unusable for ``cuda`` where there is none.
     """
-    per_epoch = len(images) // recipe.batch
-    total = per_epoch * recipe.epochs
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.learning_rate, total_steps=total, pct_start=0.25
-    )
-    start, spent = _resume(checkpoint, model, optimizer, schedule, recipe, seed)
-    clock = time.monotonic() - spent
-    model.train()
-    window: list[tuple[float, float, int, int]] = []
-    for step, rows in _batches(len(images), recipe, seed, start, total):
-        epoch = step // per_epoch
-        model.tolerance = model.adjoint_tolerance = recipe.tolerances[epoch]
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        batch = augment(images[rows], generator)
-        window.append(_step(model, batch, labels[rows], optimizer, recipe.clip))
+    if device not in DEVICES:
+        raise UnknownName("device", device, DEVICES)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Unusable("PyTorch finds no CUDA device here; train with --device cpu.")
+    return torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
+
+
+def initial(task: Task, seed: int) -> nn.Module:
+    """The untrained module of ``seed``, the same on every device; torch's own state is kept.
+
+    Raises BadInput for a seed outside 0 … 2³² − 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise BadInput(f"--seed must lie between 0 and {2**32 - 1}, got {seed}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return task.model()
+
+
+def run(
+    task: Task,
+    checkpoint: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    fresh: bool = False,
+    every: int = 20,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> nn.Module:
+    """Train the task's model to the end of its recipe; return it in eval mode.
+
+    The checkpoint is written at the start, every ``every`` steps and at the end of each epoch. An
+    existing one of the same run is resumed, or with ``fresh`` replaced.
+
+    Raises BadInput for a checkpoint of another run, too few examples, or a folder that cannot be
+    written, Diverged for a loss that is not finite, and what ``place`` and ``initial`` raise.
+    """
+    if task.steps_per_epoch == 0:
+        raise BadInput(
+            f"{task.name} has {task.size} training examples, fewer than a batch of "
+            f"{task.recipe.batch}; give more data."
+        )
+    where = place(device)
+    model = initial(task, seed).to(where).train()
+    solving = cast(Solving, model)
+    optimizer, schedule = _optimisation(task, model)
+
+    def keep(done: int, seconds: float) -> None:
+        states = (model.state_dict(), optimizer.state_dict(), schedule.state_dict())
+        save(checkpoint, Checkpoint(asdict(task.recipe), seed, done, seconds, *states))
+
+    sweep(checkpoint)
+    start, seconds = 0, 0.0
+    if checkpoint.exists() and not fresh:
+        start, seconds = _resume(checkpoint, task, seed, model, optimizer, schedule)
+    else:
+        keep(start, seconds)
+    clock = time.monotonic() - seconds
+    window: list[Metrics] = []
+    for step, rows in _order(task, seed, start):
+        epoch = step // task.steps_per_epoch
+        solving.tolerance = solving.adjoint_tolerance = task.recipe.tolerances[epoch]
+        batch = task.batch(rows, Generator().manual_seed(seed * 1_000_003 + step))
+        window.append(_step(task, model, tuple(part.to(where) for part in batch), optimizer))
         schedule.step()
         done = step + 1
-        ends_epoch = done % per_epoch == 0
+        ends_epoch = done % task.steps_per_epoch == 0
         if done % every == 0 or ends_epoch:
-            spent = time.monotonic() - clock
-            _save(checkpoint, model, optimizer, schedule, recipe, seed, done, spent)
-            loss, accuracy, forward, backward = (sum(c) / len(window) for c in zip(*window))
-            held_out = evaluate(model) if ends_epoch else None
-            report(
-                Progress(epoch + 1, recipe.epochs, done, total, recipe.tolerances[epoch],
-                         loss, accuracy, forward, backward, spent, held_out)
-            )
+            seconds = time.monotonic() - clock
+            keep(done, seconds)
+            held_out = task.held_out(model.eval()) if ends_epoch else None
+            report(_progress(task, done, window, seconds, held_out))
+            model.train()
             window.clear()
-    model.eval()
-    return time.monotonic() - clock
+    return model.eval()
 
 
-def _step(
-    model: nn.Module, batch: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, clip: float
-) -> tuple[float, float, int, int]:
-    field = model.field
-    field.evaluations = 0
-    logits = model(batch)
-    forward = field.evaluations
-    loss = nn.functional.cross_entropy(logits, labels)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    accuracy = (logits.argmax(1) == labels).float().mean().item()
-    return loss.item(), accuracy, forward, field.evaluations - forward
+def _optimisation(task: Task, model: nn.Module) -> tuple[Optimizer, OneCycleLR]:
+    recipe = task.recipe
+    optimizer = AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    rate = recipe.learning_rate
+    return optimizer, OneCycleLR(optimizer, max_lr=rate, total_steps=task.steps, pct_start=0.25)
 
 
-def _batches(
-    n: int, recipe: Recipe, seed: int, start: int, total: int
-) -> Iterator[tuple[int, Tensor]]:
-    per_epoch = n // recipe.batch
-    for epoch in range(start // per_epoch, recipe.epochs):
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed + 7919 * epoch))
+def _order(task: Task, seed: int, start: int) -> Iterator[tuple[int, Tensor]]:
+    """Step numbers from ``start`` on, with the rows of each step's batch."""
+    batch, per_epoch = task.recipe.batch, task.steps_per_epoch
+    for epoch in range(start // per_epoch, task.recipe.epochs):
+        order = torch.randperm(task.size, generator=Generator().manual_seed(seed + 7919 * epoch))
         for step in range(max(start, epoch * per_epoch), (epoch + 1) * per_epoch):
-            first = (step - epoch * per_epoch) * recipe.batch
-            yield step, order[first : first + recipe.batch]
+            first = (step - epoch * per_epoch) * batch
+            yield step, order[first : first + batch]
 
 
-def _save(path, model, optimizer, schedule, recipe, seed, step, seconds) -> None:
-    state = {
-        "recipe": asdict(recipe), "seed": seed, "step": step, "seconds": seconds,
-        "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-    }
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+def _step(task: Task, model: nn.Module, batch: Batch, optimizer: Optimizer) -> Metrics:
+    """One step of the optimiser; its loss and metrics, with the evaluations it took."""
+    solving = cast(Solving, model)
+    before = solving.evaluations
+    try:
+        loss, metrics = task.loss(model, batch)
+        between = solving.evaluations
+        if not torch.isfinite(loss):
+            raise Diverged(f"The loss of {task.name} is {loss.item()}; train with another seed.")
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+    except AssertionError as error:  # torchdiffeq asserts that step size and state stay finite
+        raise Diverged(
+            f"A solve of {task.name} diverged in training ({error}); train with another seed."
+        ) from error
+    nn.utils.clip_grad_norm_(model.parameters(), task.recipe.clip)
+    optimizer.step()
+    counts = {"forward": between - before, "backward": solving.evaluations - between}
+    return {"loss": loss.item(), **counts, **metrics}
 
 
-def _resume(path, model, optimizer, schedule, recipe, seed) -> tuple[int, float]:
-    if not path.is_file():
-        return 0, 0.0
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != asdict(recipe) or state["seed"] != seed:
-        return 0, 0.0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return state["step"], state["seconds"]
+def _progress(
+    task: Task, done: int, window: list[Metrics], seconds: float, held_out: Metrics | None
+) -> Progress:
+    mean = {key: sum(step[key] for step in window) / len(window) for key in window[0]}
+    epoch = (done - 1) // task.steps_per_epoch
+    return Progress(
+        epoch=epoch + 1,
+        epochs=task.recipe.epochs,
+        step=done,
+        steps=task.steps,
+        tolerance=task.recipe.tolerances[epoch],
+        loss=mean.pop("loss"),
+        forward_evaluations=mean.pop("forward"),
+        backward_evaluations=mean.pop("backward"),
+        metrics=mean,
+        seconds=seconds,
+        held_out=held_out,
+    )
+
+
+def _resume(
+    path: Path,
+    task: Task,
+    seed: int,
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedule: OneCycleLR,
+) -> tuple[int, float]:
+    """Restore the run in ``path``; return its steps and seconds. BadInput for another run's."""
+    saved = read(path)
+    asked = asdict(task.recipe) | {"seed": seed, "steps": task.steps}
+    found = saved.recipe | {"seed": saved.seed, "steps": saved.schedule.get("total_steps")}
+    for name in asked:
+        if asked[name] != found.get(name):
+            raise BadInput(
+                f"{path} belongs to another run: its {name} is {found.get(name)}, not "
+                f"{asked[name]}; choose another folder or start over with --fresh."
+            )
+    try:
+        model.load_state_dict(saved.model)
+        optimizer.load_state_dict(saved.optimizer)
+        schedule.load_state_dict(saved.schedule)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise BadInput(
+            f"{path} holds another model than {task.name}; "
+            "choose another folder or start over with --fresh."
+        ) from error
+    return saved.step, saved.seconds

@@ -209,7 +209,9 @@ class _Runs:
             remaining = (len(rows) - first - len(part)) * plan.evaluations
             total = max(self.expected, self.done + remaining)
             self.progress("reference", self.done, total)
-        return Outcome(_concatenated([p.outputs for p in parts]), _concatenated([p.states for p in parts]))
+        return Outcome(
+            _concatenated([p.outputs for p in parts]), _concatenated([p.states for p in parts])
+        )
 
     def plan(self, method: Method, resolution: int) -> Plan:
         return Plan(
@@ -297,7 +299,8 @@ def _difference(coarse: Outcome | None, fine: Outcome) -> np.ndarray:
     """Error of every input between two resolutions, shape (n,); infinite without a coarse one."""
     if coarse is None:
         return np.full(len(_broken(fine)), np.inf)
-    return worst_error(coarse.outputs, fine.outputs)
+    with np.errstate(over="ignore"):
+        return worst_error(coarse.outputs, fine.outputs)
 
 
 def _broken(outcome: Outcome) -> np.ndarray:

@@ -43,9 +43,9 @@ class ExportSpec:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tol) and self.tol > 0):
             raise BadInput(f"--tol must be a positive number, got {self.tol}; try 1e-2.")
-        for name, value in (("coverage", self.coverage), ("confidence", self.confidence)):
-            if not 0 < value < 1:
-                raise BadInput(f"--{name} must lie between 0 and 1, got {value}; try 0.95.")
+        for share, name in ((self.coverage, "coverage"), (self.confidence, "confidence")):
+            if not 0 < share < 1:
+                raise BadInput(f"--{name} must lie between 0 and 1, got {share}; try 0.95.")
         if self.nfe is not None and self.nfe < 1:
             raise BadInput(f"--nfe must be at least 1, got {self.nfe}.")
         if self.samples is not None and self.samples < 3:

@@ -182,8 +182,8 @@ def adams_weights(nodes: Sequence[Number]) -> list[Number]:
         basis: list[Number] = [zero + 1]
         for other in nodes:
             if other != node:
-                padded: list[Number] = [zero, *basis, zero]
-                basis = [(up - other * same) / (node - other) for up, same in pairwise(padded)]
+                shifted = pairwise([zero] + basis + [zero])
+                basis = [(up - other * same) / (node - other) for up, same in shifted]
         weights.append(sum((x / (p + 1) for p, x in enumerate(basis)), zero))
     return weights
 

@@ -67,8 +67,7 @@ def relative_error(out: np.ndarray, ref: np.ndarray, floor: float) -> np.ndarray
         return np.where(_flat(out == ref).all(axis=1), 0.0, np.inf)
     with np.errstate(invalid="ignore", over="ignore"):
         error = _norms(_wide(out) - _wide(ref)) / np.maximum(_norms(ref), floor)
-    finite = _flat(np.isfinite(out) & np.isfinite(ref)).all(axis=1)
-    return np.where(finite & ~np.isnan(error), error, np.inf)
+    return np.where(np.isnan(error), np.inf, error)
 
 
 def worst_error(

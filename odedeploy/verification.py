@@ -41,6 +41,28 @@ class Verification:
         return not self.failures
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """The artefact on given inputs; its outputs come batch first."""
+
+    runner: Runner
+    inputs: Arrays
+    batched: frozenset[str]
+    outputs: Sequence[TensorSpec]
+    symbol: str | None
+
+    def rows(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs on the inputs ``chosen``; inputs without a batch axis are passed whole."""
+        given = {n: a[chosen] if n in self.batched else a for n, a in self.inputs.items()}
+        return batch_first(self.runner.run(given), self.outputs, self.symbol)
+
+    def all(self, count: int) -> dict[str, np.ndarray]:
+        """Outputs on all ``count`` inputs, ``ROWS`` at a time where the batch is dynamic."""
+        size = count if self.symbol is None else ROWS
+        parts = [self.rows(np.arange(i, min(i + size, count))) for i in range(0, count, size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def verify(
     runner: Runner,
     inputs: Arrays,
@@ -54,40 +76,42 @@ def verify(
 ) -> Verification:
     """Run the artefact on ``inputs`` and compare it with the model that it was made from.
 
-    The outputs of the plan in PyTorch and of the reference are on the same inputs, in the layout
-    of ``expected_outputs``. The artefact fails where names, dtypes, shapes or dynamic axes differ,
-    where an input's answer depends on the size of its batch or on the other inputs in it, and
-    where it differs from the plan in PyTorch by more than ``export_tol``. ``tol`` is the tolerance
-    of the solve, for which the plan is certified; here it is only named beside a failure. A
-    runtime that refuses the inputs or fails on them is a failure too.
+    The outputs of the plan in PyTorch and of the reference are on the same inputs and batch first,
+    as evaluators give them; ``expected_outputs`` says where the model has its batch.
+
+    The artefact fails where names, dtypes, shapes or dynamic axes differ, where an input's answer
+    depends on the size of its batch or on the other inputs in it, where it differs from the plan
+    in PyTorch by more than ``export_tol``, and where its runtime refuses the inputs or fails on
+    them. ``tol`` is the tolerance of the solve, for which the plan is certified; here it is only
+    named beside a failure.
+
+    Raises BadInput when the two sets of outputs cannot be compared with each other.
     """
     symbol = batch_symbol(expected_inputs)
-    torch_first = batch_first(torch_outputs, expected_outputs, symbol)
-    reference_first = batch_first(reference_outputs, expected_outputs, symbol)
-    discretisation = worst_error(torch_first, reference_first)
+    discretisation = worst_error(torch_outputs, reference_outputs)
+    batched = frozenset(s.name for s in expected_inputs if s.shape and s.shape[0] == symbol)
+    subject = _Subject(runner, inputs, batched, expected_outputs, symbol)
     lost = np.full(discretisation.shape, np.inf)
     failures = [
         *_signature_failures("input", runner.inputs, expected_inputs),
         *_signature_failures("output", runner.outputs, expected_outputs),
     ]
     try:
-        found = _in_parts(runner, inputs, expected_inputs, expected_outputs, len(lost))
-        failures += _array_failures(found, torch_first)
+        found = subject.all(len(lost))
+        failures += _array_failures(found, torch_outputs)
         if symbol is not None:
-            failures += _batch_failures(
-                runner, inputs, expected_inputs, expected_outputs, found, export_tol
-            )
+            failures += _batch_failures(subject, found, export_tol)
     except OdeDeployError as error:
         failures.append(f"The artefact does not run on the inputs: {error}")
         return Verification(tuple(failures), discretisation, lost, lost)
-    if _layout(found) != _layout(torch_first):
+    if _layout(found) != _layout(torch_outputs):
         return Verification(tuple(failures), discretisation, lost, lost)
-    failures += _value_failures(found, torch_first, tol, export_tol)
+    failures += _value_failures(found, torch_outputs, tol, export_tol)
     return Verification(
         tuple(failures),
         discretisation,
-        worst_error(found, torch_first),
-        worst_error(found, reference_first),
+        worst_error(found, torch_outputs),
+        worst_error(found, reference_outputs),
     )
 
 
@@ -131,8 +155,9 @@ def _signature_failures(
 
 def _array_failures(found: Arrays, expected: Arrays) -> Iterator[str]:
     """What the arrays themselves show, whatever the file declares of them."""
-    for name in found.keys() ^ expected.keys():
-        yield f"The output {name!r} is given by {'the artefact' if name in found else 'PyTorch'} only."
+    for name in sorted(found.keys() ^ expected.keys()):
+        giver = "the artefact" if name in found else "PyTorch"
+        yield f"The output {name!r} is given by {giver} only."
     common = [name for name in expected if name in found]
     for name in common:
         if found[name].dtype != expected[name].dtype:
@@ -148,36 +173,28 @@ def _array_failures(found: Arrays, expected: Arrays) -> Iterator[str]:
             )
 
 
-def _batch_failures(
-    runner: Runner,
-    inputs: Arrays,
-    expected_inputs: Sequence[TensorSpec],
-    expected_outputs: Sequence[TensorSpec],
-    found: Arrays,
-    tolerance: float,
-) -> Iterator[str]:
-    """The first inputs alone and in a batch of another size and order, against ``found``."""
-    rows = len(next(iter(found.values())))
-    alone = np.array([0])
-    others = np.resize(np.arange(rows)[::-1], OTHER_BATCH if rows != OTHER_BATCH else 2)
-    mixed = np.concatenate([others[:-1], alone])
-    for chosen in (alone, mixed):
+def _batch_failures(subject: _Subject, found: Arrays, tolerance: float) -> Iterator[str]:
+    """The first input alone, and last in a batch of another size, against ``found``."""
+    count = len(next(iter(found.values())))
+    size = OTHER_BATCH if count != OTHER_BATCH else OTHER_BATCH - 1
+    mates = np.resize(np.arange(count)[::-1], size - 1)
+    for rows in (np.array([0]), np.append(mates, 0)):
         try:
-            outputs = _rows(runner, inputs, expected_inputs, expected_outputs, chosen)
+            outputs = subject.rows(rows)
         except OdeDeployError as error:
-            yield f"The artefact does not run at batch size {len(chosen)}: {error}"
+            yield f"The artefact does not run at batch size {len(rows)}: {error}"
             continue
         for name, array in outputs.items():
-            ref = found[name][chosen]
+            ref = found[name][rows]
             if array.shape != ref.shape:
-                yield f"At batch size {len(chosen)} the output {name!r} has shape {array.shape}."
+                yield f"At batch size {len(rows)} the output {name!r} has shape {array.shape}."
                 continue
             errors = relative_error(array, ref, floor_of(found[name]))
-            if errors.max() > tolerance:
+            row = int(errors.argmax())
+            if errors[row] > tolerance:
                 yield (
-                    f"The output {name!r} of input {chosen[errors.argmax()]} changes by "
-                    f"{errors.max():.3g} in a batch of {len(chosen)} other inputs, "
-                    f"tolerance {tolerance:.3g}."
+                    f"The output {name!r} of input {rows[row]} depends on its batch: it changes by "
+                    f"{errors[row]:.3g} in a batch of {len(rows)} (tolerance {tolerance:.3g})."
                 )
 
 
@@ -195,36 +212,6 @@ def _value_failures(
                 f"on input {row}, most at {tuple(map(int, place))} by {apart.max():.3g} "
                 f"(export tolerance {export_tol:.3g}, tolerance of the solve {tol:.3g})."
             )
-
-
-def _in_parts(
-    runner: Runner,
-    inputs: Arrays,
-    expected_inputs: Sequence[TensorSpec],
-    expected_outputs: Sequence[TensorSpec],
-    count: int,
-) -> dict[str, np.ndarray]:
-    """Outputs on all ``count`` inputs, batch first."""
-    size = ROWS if batch_symbol(expected_inputs) is not None else count
-    parts = [
-        _rows(runner, inputs, expected_inputs, expected_outputs, np.arange(i, min(i + size, count)))
-        for i in range(0, count, size)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _rows(
-    runner: Runner,
-    inputs: Arrays,
-    expected_inputs: Sequence[TensorSpec],
-    expected_outputs: Sequence[TensorSpec],
-    rows: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Outputs on the inputs ``rows``, batch first; inputs without a batch axis are passed whole."""
-    symbol = batch_symbol(expected_inputs)
-    batched = {s.name for s in expected_inputs if s.shape and s.shape[0] == symbol}
-    chosen = {name: array[rows] if name in batched else array for name, array in inputs.items()}
-    return batch_first(runner.run(chosen), expected_outputs, symbol)
 
 
 def _layout(arrays: Arrays) -> dict[str, tuple[int, ...]]:

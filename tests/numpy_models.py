@@ -19,19 +19,21 @@ Field = Callable[[np.floating, np.ndarray], np.ndarray]
 class NumpyModel:
     """y = head(solve_n(… solve_1(x) …)): one field per site, states of shape (batch, d).
 
-    Counts the evaluations of one input: ``spent`` is Σ rows × evaluations over all runs.
+    Counts its work: ``spent`` is Σ rows × evaluations over all runs, ``rows`` is Σ rows.
     """
 
     fields: Sequence[Field]
     sites: tuple[Site, ...]
     head: Callable[[np.ndarray], np.ndarray] = lambda y: y
     spent: int = 0
+    rows: int = 0
     plans: list[Plan] = field(default_factory=list)
 
     def run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         assert [solve.site for solve in plan.solves] == [site.name for site in self.sites]
         self.plans.append(plan)
         self.spent += len(inputs["x"]) * plan.evaluations
+        self.rows += len(inputs["x"])
         state = inputs["x"].astype(precision) * inputs.get("scale", np.ones(())).astype(precision)
         states = {}
         with np.errstate(all="ignore"):
@@ -41,7 +43,9 @@ class NumpyModel:
             return Outcome({"y": self.head(state)}, states)
 
 
-def site(name: str, times: Sequence[float] = (0.0, 1.0), kept: tuple[str, int] | None = None) -> Site:
+def site(
+    name: str, times: Sequence[float] = (0.0, 1.0), kept: tuple[str, int] | None = None
+) -> Site:
     """An adaptive call, or with ``kept`` = (method, steps) a fixed-step one."""
     plan = None if kept is None else solve_plan(name, find(kept[0]), Grid.through(times, kept[1]))
     return Site(name, "field", tuple(times), 1, kept[0] if kept else "dopri5", plan)
@@ -69,6 +73,11 @@ def spiral(rate: float = 6.0) -> Field:
         return speed * np.stack([-y[:, 1], y[:, 0]], axis=1) - y / 2
 
     return f
+
+
+def rotation(t: np.floating, y: np.ndarray) -> np.ndarray:
+    """The first two components turn at the angular rate that the third holds."""
+    return np.stack([-y[:, 2] * y[:, 1], y[:, 2] * y[:, 0], 0 * y[:, 2]], axis=1)
 
 
 def points(n: int, seed: int = 0, width: int = 4) -> dict[str, np.ndarray]:

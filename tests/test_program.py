@@ -72,7 +72,8 @@ def test_field_is_evaluated_when_and_as_often_as_declared(method: Method, grid: 
 
 @every_method
 def test_stages_with_node_one_fall_on_the_grid(method: Method) -> None:
-    grid = Grid((0.1, 0.1 + 1 / 3, 0.7, 0.1 + 7 / 9), (0, 3))
+    grid = Grid((-1.0, 0.1, 0.7, 2.1), (0, 3))
+    assert -1.0 + (0.1 + 1.0) != 0.1
     program = build(method, grid)
     if isinstance(method, Tableau):
         for i, (c, time) in enumerate(zip(method.c * grid.steps, program.times, strict=True)):

@@ -1,5 +1,6 @@
 """Formats: how a planned ODE graph becomes a file and how that file is run, one per module.
 
+Opening a file needs its runtime alone, building one also the libraries that it is built with.
 A new format is one module with a class that satisfies ``Format``, one line in ``FORMATS`` and one
 in ``SUFFIXES``.
 """
@@ -10,14 +11,16 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from odedeploy.errors import BadInput, UnknownName
-from odedeploy.graph import Inputs, OdeGraph
 from odedeploy.manifest import TensorSpec
-from odedeploy.program import Plan
+
+if TYPE_CHECKING:
+    from odedeploy.graph import Inputs, OdeGraph
+    from odedeploy.program import Plan
 
 FORMATS: dict[str, str] = {
     "onnx": "odedeploy.formats.onnx:Onnx",

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from odedeploy import files
 from odedeploy.errors import BadInput
-from odedeploy.graph import OdeGraph
-from odedeploy.graph.serial import pack
-from odedeploy.lowering import lower
-from odedeploy.passes import clean
-from odedeploy.program import Plan
 from odedeploy.runtime import GRAPH, Model, load
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from odedeploy.graph import OdeGraph
+    from odedeploy.program import Plan
 
 LIMIT = 2**31 - 1
 """Largest protobuf message in bytes."""
@@ -29,6 +29,8 @@ class BuiltOnnx:
 
     def write(self, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
         """Raises BadInput when the model exceeds 2 GB or the file cannot be written."""
+        import onnx_ir as ir
+
         proto = ir.to_proto(self.model)
         kept = {entry.key: entry.value for entry in proto.metadata_props}
         del proto.metadata_props[:]
@@ -48,6 +50,10 @@ class Onnx:
     suffix = ".onnx"
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltOnnx:
+        from odedeploy.graph.serial import pack
+        from odedeploy.lowering import lower
+        from odedeploy.passes import clean
+
         model = clean(lower(graph, plan, form))
         return BuiltOnnx(model, {GRAPH: pack(graph, model.graph.initializers)})
 

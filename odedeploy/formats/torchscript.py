@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
 from odedeploy import files
 from odedeploy.errors import BadInput, Crashed
-from odedeploy.graph import Inputs, OdeGraph
+from odedeploy.graph import Inputs, OdeGraph, input_specs, output_specs
 from odedeploy.manifest import TensorSpec
 from odedeploy.program import Plan
 from odedeploy.runtime import check_inputs
@@ -80,7 +79,12 @@ class TorchScript:
     suffix = ".pt"
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltTorchScript:
-        """Raises BadInput for a graph without its PyTorch model, and for another form."""
+        """Traced on the example rows. Tracing warns of every value that it makes a constant, stage
+        times and coefficients among them; that no input is one is for verification to show, on
+        other inputs and batch sizes.
+
+        Raises BadInput for a graph without its PyTorch model, and for another form.
+        """
         live = graph.evaluator
         if not isinstance(live, Traceable):
             raise BadInput(
@@ -89,15 +93,15 @@ class TorchScript:
             )
         if form != "unrolled":
             raise BadInput(f"TorchScript holds unrolled solves only, not the form {form!r}.")
-        tensors = tuple(torch.from_numpy(np.array(live.example[s.name])) for s in _inputs(graph))
+        names = [spec.name for spec in input_specs(graph.model)]
+        tensors = tuple(torch.from_numpy(np.array(live.example[name])) for name in names)
         with torch.no_grad(), _deprecation_silenced():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(live.module(plan).eval(), tensors, check_trace=False)
             frozen = torch.jit.freeze(traced)
         return BuiltTorchScript(frozen, _write_signature(graph))
 
-    def open(
-        self, path: str | os.PathLike[str], threads: int | None = None
-    ) -> TorchScriptModel:
+    def open(self, path: str | os.PathLike[str], threads: int | None = None) -> TorchScriptModel:
         """``threads`` sets PyTorch's number of threads for the whole process.
 
         Raises BadInput for a file that is missing, damaged or not written by odedeploy.
@@ -110,7 +114,9 @@ class TorchScript:
             raise BadInput(f"{file} is not a TorchScript file of odedeploy; export it again.")
         try:
             with _deprecation_silenced():
-                module = torch.jit.load(str(file), map_location="cpu", _extra_files=extra)
+                module = torch.jit.load(  # type: ignore[no-untyped-call]
+                    str(file), map_location="cpu", _extra_files=extra
+                )
         except RuntimeError as error:
             raise BadInput(
                 f"{file} is not a whole TorchScript file ({_line(error)}); export it again."
@@ -124,7 +130,8 @@ class TorchScript:
 def _without_sources(archive: io.BytesIO) -> bytes:
     """The archive without its ``.debug_pkl`` records: source lines and paths of this machine.
 
-    Entries stay uncompressed and carry zip's first date, so that equal models give equal bytes.
+    Entries stay uncompressed and carry zip's first date, so that one artefact always gives
+    the same bytes.
     """
     stripped = io.BytesIO()
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(stripped, "w") as new:
@@ -145,23 +152,10 @@ def _extra_names(file: Path) -> list[str]:
     return [name for _, found, name in parts if found]
 
 
-def _inputs(graph: OdeGraph) -> tuple[TensorSpec, ...]:
-    return tuple(_spec(value) for value in graph.model.graph.inputs)
-
-
-def _spec(value: ir.Value) -> TensorSpec:
-    assert value.name is not None and value.dtype is not None and value.shape is not None
-    shape = tuple(d if isinstance(d, int) else str(d.value or "?") for d in value.shape)
-    return TensorSpec(value.name, value.dtype.numpy().name, shape)
-
-
 def _write_signature(graph: OdeGraph) -> str:
-    outputs = tuple(_spec(value) for value in graph.model.graph.outputs)
+    sides = {"inputs": input_specs(graph.model), "outputs": output_specs(graph.model)}
     return json.dumps(
-        {
-            side: [[s.name, s.dtype, s.shape] for s in specs]
-            for side, specs in (("inputs", _inputs(graph)), ("outputs", outputs))
-        }
+        {side: [[s.name, s.dtype, s.shape] for s in specs] for side, specs in sides.items()}
     )
 
 
@@ -173,9 +167,7 @@ def _read_signature(text: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec
             for side in ("inputs", "outputs")
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            f"The file's signature is damaged ({error!r}); export it again."
-        ) from error
+        raise BadInput(f"The file's signature is damaged ({error!r}); export it again.") from error
     return inputs, outputs
 
 

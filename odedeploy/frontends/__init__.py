@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from odedeploy.errors import BadInput
+from odedeploy.errors import BadInput, CaptureRefused
 from odedeploy.frontends.assembly import assemble
 from odedeploy.frontends.evaluation import TorchEvaluator
-from odedeploy.frontends.interception import SolveCall as SolveCall
-from odedeploy.frontends.interception import intercept as intercept
+from odedeploy.frontends.interception import SolveCall, intercept
 from odedeploy.frontends.markers import marker_handler
 from odedeploy.frontends.preserve import preserved
 from odedeploy.frontends.recording import flatten, input_names, record, sites
-from odedeploy.frontends.tracing import trace
-from odedeploy.graph import Inputs, OdeGraph
+from odedeploy.frontends.tracing import BATCH, trace
+from odedeploy.graph import Inputs, OdeGraph, output_specs
 
 PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
 
@@ -42,8 +42,31 @@ def capture(
         outputs = tuple(flatten(recording.result))
         example = _tiled(inputs, fixed, model, [call.initial for call in recording.calls])
         marked = trace(model, example, outputs, fixed, marker_handler([s.name for s in found]))
+    graph = assemble(marked, found)
     rows = {name: np.asarray(tensor) for name, tensor in example.items()}
-    return OdeGraph(assemble(marked, found), found, TorchEvaluator(model, rows, fixed))
+    axes = _batch_axes(graph) if set(inputs) - fixed else {}
+    return OdeGraph(graph, found, TorchEvaluator(model, rows, fixed, axes))
+
+
+def live(graph: OdeGraph) -> TorchEvaluator:
+    """The PyTorch model behind a captured graph; raises BadInput for one read from a file."""
+    if not isinstance(graph.evaluator, TorchEvaluator):
+        raise BadInput("This graph was read from a file and has no PyTorch model; capture it.")
+    return graph.evaluator
+
+
+def _batch_axes(graph: ir.Model) -> dict[str, int]:
+    """Where each output has its batch axis."""
+    axes = {}
+    for spec in output_specs(graph):
+        if BATCH not in spec.shape:
+            raise CaptureRefused(
+                f"The output {spec.name!r} has the fixed shape {spec.shape}: it does not follow "
+                "the batch; take shapes from the inputs inside forward, and return one answer per "
+                "input."
+            )
+        axes[spec.name] = spec.shape.index(BATCH)
+    return axes
 
 
 def _rows(inputs: Inputs, static: frozenset[str], part: int) -> dict[str, Tensor]:
@@ -78,4 +101,4 @@ def _tiled(
     }
 
 
-__all__ = ["SolveCall", "capture", "input_names", "intercept"]
+__all__ = ["SolveCall", "capture", "input_names", "intercept", "live"]

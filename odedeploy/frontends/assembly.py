@@ -77,19 +77,18 @@ def _between(
     for node in graph:
         if any(value in downstream for value in node.inputs):
             downstream.update(node.outputs)
+    markers = {value.producer() for value in entrances}
     upstream: set[ir.Node] = set()
-    pending = [value.producer() for value in exits]
-    own = {value.producer() for value in exits}
+    pending = [value for value in exits]
     while pending:
-        node = pending.pop()
-        if node is None or node in upstream:
+        value = pending.pop()
+        producer = value.producer()
+        if producer is None or producer in upstream or producer in markers:
             continue
-        if node not in own and not any(value in downstream for value in node.outputs):
-            continue
-        upstream.add(node)
-        pending += [value.producer() for value in node.inputs if value is not None]
-    markers = {value.producer() for value in entrances} - {None}
-    return [node for node in graph if node in upstream and node not in markers]
+        if value in exits or value in downstream:
+            upstream.add(producer)
+            pending += [read for read in producer.inputs if read is not None]
+    return [node for node in graph if node in upstream]
 
 
 def _context(nodes: Sequence[ir.Node], variables: Sequence[ir.Value]) -> list[ir.Value]:

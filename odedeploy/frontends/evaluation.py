@@ -26,13 +26,20 @@ class TorchEvaluator:
     """The captured model with its solves replaced by plans.
 
     ``example`` holds a few rows of the inputs it was captured with; inputs in ``static`` have no
-    batch axis.
+    batch axis. ``axes`` is the place of the batch axis in each output.
     """
 
-    def __init__(self, model: nn.Module, example: Inputs, static: frozenset[str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Inputs,
+        static: frozenset[str] = frozenset(),
+        axes: Mapping[str, int] | None = None,
+    ) -> None:
         self.model = model
         self.example = dict(example)
         self.static = static
+        self.axes = dict(axes or {})
         self._double: nn.Module | None = None
 
     def run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
@@ -48,16 +55,39 @@ class TorchEvaluator:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
         return _Planned(self.model, plan, tuple(self.example))
 
+    def as_written(self, inputs: Inputs) -> tuple[dict[str, np.ndarray], float]:
+        """Outputs of the model as its author wrote it, batch first, one input at a time.
+
+        The second value is the mean number of field evaluations of an input, all solves together.
+        """
+        count = 0
+
+        def observe() -> None:
+            nonlocal count
+            count += 1
+
+        def handle(call: SolveCall) -> States:
+            return call.run(observe)
+
+        parts = list(self._parts(inputs, 1))
+        outputs = [self._forward(self.model, part, "float32", handle) for part in parts]
+        return _concatenated(outputs), count / len(parts)
+
     def _run(self, model: nn.Module, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         states: dict[str, Tensor] = {}
+        outputs = self._forward(model, inputs, precision, plan_handler(plan, states))
+        return Outcome(outputs, {name: tensor.numpy() for name, tensor in states.items()})
+
+    def _forward(
+        self, model: nn.Module, inputs: Inputs, precision: str, handler: Handler
+    ) -> dict[str, np.ndarray]:
         tensors = {name: _tensor(array, precision) for name, array in inputs.items()}
-        handler = plan_handler(plan, states)
         with preserved(model), torch.no_grad(), _default_dtype(precision), intercept(handler):
             result = flatten(model(**tensors))
-        return Outcome(
-            {name: tensor.numpy() for name, tensor in result.items()},
-            {name: tensor.numpy() for name, tensor in states.items()},
-        )
+        return {
+            name: np.moveaxis(tensor.numpy(), self.axes.get(name, 0), 0)
+            for name, tensor in result.items()
+        }
 
     def _in(self, precision: str) -> nn.Module:
         if precision == "float32":
@@ -68,11 +98,11 @@ class TorchEvaluator:
             self._double = _doubled(self.model)
         return self._double
 
-    def _parts(self, inputs: Inputs) -> Iterator[Inputs]:
+    def _parts(self, inputs: Inputs, rows: int = ROWS) -> Iterator[Inputs]:
         batched = [len(array) for name, array in inputs.items() if name not in self.static]
-        for first in range(0, max(batched, default=1), ROWS):
+        for first in range(0, max(batched, default=1), rows):
             yield {
-                name: array if name in self.static else array[first : first + ROWS]
+                name: array if name in self.static else array[first : first + rows]
                 for name, array in inputs.items()
             }
 

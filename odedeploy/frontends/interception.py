@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -37,8 +37,9 @@ class SolveCall:
 
     ``times`` (T,) are the output times as given. ``kept`` computes the trajectories of a
     fixed-step call for any (field, initial, times), by the library itself and with the caller's
-    options; it is None for an adaptive call. ``run`` performs the call as its author wrote it and
-    returns one trajectory (T, *state) per state tensor. ``wrap`` turns such trajectories into
+    options; it is None for an adaptive call. ``run`` performs the call as its author wrote it,
+    calling its argument at every evaluation of the field, and returns one trajectory (T, *state)
+    per state tensor. ``wrap`` turns such trajectories into
     what the caller expects. ``location`` is the ``file:line`` of the call.
     """
 
@@ -46,10 +47,9 @@ class SolveCall:
     initial: States
     times: Tensor
     method: str
-    run: Callable[[], States]
+    run: Callable[[Callable[[], None]], States]
     wrap: Callable[[States], Any]
     kept: Callable[[Field, States, Tensor], States] | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
     location: str = ""
 
 
@@ -61,13 +61,13 @@ class Hook:
     """One solver function of a library.
 
     ``shim`` is a function without free variables that returns ``dispatch(key, args, kwargs)``;
-    ``translate`` turns the original function and the call's arguments into a SolveCall.
+    ``translate`` turns the call's arguments into a SolveCall.
     """
 
     key: str
-    function: FunctionType
-    shim: FunctionType
-    translate: Callable[[FunctionType, tuple[Any, ...], dict[str, Any]], SolveCall]
+    function: Callable[..., Any]
+    shim: Callable[..., Any]
+    translate: Callable[[tuple[Any, ...], dict[str, Any]], SolveCall]
 
 
 class Adapter(Protocol):
@@ -115,7 +115,7 @@ def dispatch(key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     handler = _active.handler
     if handler is None:
         return entry.original(*args, **kwargs)
-    call = entry.hook.translate(entry.original, args, kwargs)
+    call = entry.hook.translate(args, kwargs)
     _active.handler = None
     try:
         return call.wrap(handler(call))
@@ -161,23 +161,23 @@ def _release() -> None:
         _depth -= 1
         if _depth == 0:
             for entry in _installed.values():
-                entry.hook.function.__code__ = entry.code
+                cast(FunctionType, entry.hook.function).__code__ = entry.code
             _installed.clear()
 
 
 def _hooks() -> Iterator[Hook]:
     for library, address in ADAPTERS.items():
         if find_spec(library) is not None:
-            adapter: Adapter = import_module(address)  # type: ignore[assignment]
+            adapter = cast(Adapter, import_module(address))
             yield from adapter.hooks()
 
 
 def _install(hook: Hook) -> None:
-    function = hook.function
+    function, shim = cast(FunctionType, hook.function), cast(FunctionType, hook.shim)
     code = function.__code__
     original = FunctionType(
         code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
     original.__kwdefaults__ = function.__kwdefaults__
     _installed[hook.key] = _Installed(hook, code, original)
-    function.__code__ = hook.shim.__code__
+    function.__code__ = shim.__code__

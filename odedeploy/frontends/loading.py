@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,22 @@ from torch import Tensor, nn
 from odedeploy.errors import BadInput
 from odedeploy.frontends.recording import input_names
 from odedeploy.graph import Inputs
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be captured.
+
+    ``inputs`` are calibration inputs by the names of forward's arguments, ``static`` names those
+    without a batch axis. ``address`` builds the model again in another process.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: Inputs
+    static: frozenset[str] = frozenset()
+    address: str = ""
+    weights: Path | None = None
 
 
 def load_model(address: str, weights: Path | None = None) -> tuple[nn.Module, Inputs | None]:

@@ -8,6 +8,7 @@ between them is the vector field; what it reads from elsewhere is its context.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def marker_handler(names: Sequence[str]) -> Handler:
 
 def _mark(site: str, call: SolveCall) -> States:
     initial = call.initial
-    attributes: dict[str, str | int] = {"site": site}
+    attributes: dict[str, Any] = {"site": site}
     time = torch.onnx.ops.symbolic(
         f"{DOMAIN}::{TIME}", [initial[0]], attributes, dtype=initial[0].dtype, shape=[], version=1
     )

@@ -6,8 +6,7 @@ The adjoint only changes how gradients are computed, so both are the same solve 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from types import FunctionType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,9 @@ from torchdiffeq._impl.solvers import FixedGridODESolver
 from odedeploy.errors import CaptureRefused
 from odedeploy.executor import Field, States
 from odedeploy.frontends.interception import Hook, SolveCall, call_site
+
+SETTINGS = ("rtol", "atol", "method", "options")
+"""Arguments that the solution depends on; the others concern events and gradients."""
 
 
 def _odeint(*args, **kwargs):  # type: ignore[no-untyped-def]
@@ -40,18 +42,16 @@ def hooks() -> Sequence[Hook]:
     )
 
 
-def _translate(
-    original: FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> SolveCall:
+def _translate(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SolveCall:
     func, y0, times = _positional(args, kwargs)
-    settings = {k: v for k, v in kwargs.items() if k not in ("func", "y0", "t")}
+    solver = {k: v for k, v in kwargs.items() if k in SETTINGS}
     location = call_site()
-    if settings.get("event_fn") is not None:
+    if kwargs.get("event_fn") is not None:
         raise CaptureRefused(
             f"{location}: the solve stops at an event, which depends on the state; "
             "export the part up to a fixed time instead."
         )
-    method = settings.get("method") or "dopri5"
+    method = solver.get("method") or "dopri5"
     single = isinstance(y0, Tensor)
     initial = (y0,) if single else tuple(y0)
 
@@ -64,14 +64,17 @@ def _translate(
     def wrap(trajectories: States) -> Any:
         return trajectories[0] if single else trajectories
 
-    def run() -> States:
-        solution = original(*args, **kwargs)
+    def run(observe: Callable[[], None]) -> States:
+        def observed(t: Tensor, y: Any) -> Any:
+            observe()
+            return func(t, y)
+
+        solution = torchdiffeq.odeint(observed, y0, times, **solver)
         return (solution,) if single else tuple(solution)
 
     return SolveCall(
         field=field, initial=initial, times=times, method=method, run=run, wrap=wrap,
-        kept=_fixed_step(method, dict(settings.get("options") or {}), func, y0, times),
-        settings={k: settings[k] for k in ("rtol", "atol") if k in settings},
+        kept=_fixed_step(method, dict(solver.get("options") or {}), func, y0, times),
         location=location,
     )
 

@@ -35,6 +35,7 @@ Inputs = Mapping[str, np.ndarray]
 class Outcome(NamedTuple):
     """Result of running a plan: the model's outputs by name and each solve's final states.
 
+    Outputs have the batch first: a trajectory (times, batch, …) is given as (batch, times, …).
     ``states`` maps ``"<site>"`` (or ``"<site>.<i>"`` for several state tensors) to the state at
     the solve's last output time.
     """

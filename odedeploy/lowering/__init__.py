@@ -1,0 +1,32 @@
+"""Lowering: ODE graph + plan → ordinary ONNX.
+
+``FORMS`` maps the name of a form to the address ``module:function`` of what writes it, a function
+of the ODE graph and the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import MappingProxyType
+
+import onnx_ir as ir
+
+from odedeploy.errors import UnknownName
+from odedeploy.graph import OdeGraph
+from odedeploy.program import Plan
+
+FORMS: Mapping[str, str] = MappingProxyType({"unrolled": "odedeploy.lowering.unrolled:unroll"})
+
+
+def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
+    """A new model over ``ai.onnx`` that computes ``graph`` with its solves as ``plan`` says.
+
+    Inputs, outputs, their names and dynamic axes stay as they are, and so does ``graph``.
+    Raises UnknownName for a form that is not in ``FORMS``, BadInput for a plan of another model.
+    """
+    if form not in FORMS:
+        raise UnknownName("form", form, FORMS)
+    module, _, function = FORMS[form].partition(":")
+    write: Callable[[OdeGraph, Plan], ir.Model] = getattr(import_module(module), function)
+    return write(graph, plan)

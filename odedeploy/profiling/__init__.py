@@ -7,15 +7,16 @@ folder as ``profile.json``, ``profile.csv``, ``pareto.png`` and ``report.html``.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from odedeploy import files
 from odedeploy.errors import BadInput, Unusable
 from odedeploy.profiling import machine, pareto, rows
 from odedeploy.profiling.measure import Progress, Trace, sweep
@@ -43,8 +44,6 @@ __all__ = [
     "write",
 ]
 
-FILES = ("profile.json", "profile.csv", "pareto.png", "report.html")
-
 
 def profile(
     entries: Sequence[Entry],
@@ -67,7 +66,7 @@ def profile(
         raise BadInput("There is nothing to profile; give at least one artefact and target.")
     if not seconds > 0:
         raise BadInput(f"The seconds to measure must be positive, got {seconds}; try 40.")
-    if any(not item.queries for item in (*entries, *([baseline] if baseline else []))):
+    if not all(entry.queries for entry in entries) or (baseline and not baseline.queries):
         raise BadInput("An artefact or baseline has no inputs to run; give at least one query.")
     targets = list(dict.fromkeys(entry.target for entry in entries))
     jobs = [rows.artefact(entry, machine.available_cores()) for entry in entries]
@@ -91,9 +90,9 @@ def profile(
 
 
 def write(result: Profile, folder: Path) -> tuple[Path, ...]:
-    """All of FILES into ``folder``, or none of them; returns their paths.
+    """The four files into ``folder``, all or none; returns their paths.
 
-    Every file is complete under a temporary name in the folder before the first is renamed.
+    Every one is complete under a temporary name in the folder before the first is renamed.
     Raises BadInput when the folder cannot be made or written.
     """
     from odedeploy.profiling.plot import png
@@ -108,22 +107,22 @@ def write(result: Profile, folder: Path) -> tuple[Path, ...]:
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            if (folder / name).is_dir():
-                raise IsADirectoryError(f"{name} is a folder")
-        with tempfile.TemporaryDirectory(prefix=".profile-", dir=folder) as scratch:
-            for name, content in contents.items():
-                (Path(scratch) / name).write_bytes(content)
-            for name in FILES:
-                os.replace(Path(scratch) / name, folder / name)
     except OSError as error:
-        if new and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
         raise BadInput(
-            f"The profile cannot be written to {folder} ({error.strerror or error}); "
-            "choose another folder."
+            f"The folder {folder} cannot be made ({error.strerror}); choose another."
         ) from error
-    return tuple(folder / name for name in FILES)
+    try:
+        with ExitStack() as stack:
+            written = [stack.enter_context(files.replacing(folder / name)) for name in contents]
+            for file, content in zip(written, contents.values(), strict=True):
+                file.write(content)
+                file.flush()
+    except BaseException:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+    return tuple(folder / name for name in contents)
 
 
 def _measured(
@@ -151,7 +150,7 @@ def _measured(
 
 def _save(queries: Sequence[Query], file: Path) -> Path:
     """An .npz file as the worker reads it."""
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{index} {name}": array
         for index, query in enumerate(queries)
         for name, array in query.items()

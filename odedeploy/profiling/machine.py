@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from odedeploy._version import __version__
-from odedeploy.targets.environment import installed
+from odedeploy.targets.installation import installed
 
 
 def fingerprint() -> dict[str, Any]:

@@ -41,9 +41,7 @@ def mark(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _dominates(other: Point, point: Point) -> bool:
-    return (
-        other.group == point.group and other.error <= point.error and other.high < point.low
-    )
+    return other.group == point.group and other.error <= point.error and other.high < point.low
 
 
 def _point(row: Row) -> Point | None:

@@ -115,7 +115,7 @@ def finish(rows: Sequence[Row], traces: Sequence[Trace], seed: int) -> list[Row]
 
 
 def _fill(row: Row, trace: Trace, seed: int) -> Row:
-    facts = {
+    facts: dict[str, Any] = {
         "load_ms": trace.facts.get("load_ms"),
         "first_ms": trace.facts.get("first_ms"),
         "base_memory_mb": trace.facts.get("base_mb"),

@@ -6,6 +6,7 @@ from odedeploy.runtime.metadata import MANIFEST as MANIFEST
 from odedeploy.runtime.metadata import Golden as Golden
 from odedeploy.runtime.metadata import GoldenCheck as GoldenCheck
 from odedeploy.runtime.metadata import check_golden as check_golden
+from odedeploy.runtime.metadata import read_golden as read_golden
 from odedeploy.runtime.metadata import read_manifest as read_manifest
 from odedeploy.runtime.session import Model as Model
 from odedeploy.runtime.session import load as load

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import numpy as np
 
 from odedeploy import files
 from odedeploy.errors import BadInput, FellShort, OdeDeployError
+from odedeploy.runtime.arrays import pack_arrays, unpack_arrays
 from odedeploy.runtime.metadata import check_golden
 from odedeploy.runtime.session import Model, load
 from odedeploy.runtime.signature import Arrays
@@ -86,21 +85,19 @@ def _run(model: Model, source: Path, destination: Path | None) -> None:
 def _read(source: Path, model: Model) -> Arrays:
     names = [spec.name for spec in model.inputs]
     try:
-        loaded = np.load(source, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"arr_0": loaded}
-        else:
-            with loaded:
-                arrays = dict(loaded)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise BadInput(f"{source} is no readable .npy or .npz file ({reason}).") from error
-    numbered = [f"arr_{i}" for i in range(len(arrays))]
-    if set(arrays) == set(numbered) != set(names) and len(arrays) == len(names):
-        return {name: arrays[number] for name, number in zip(names, numbered, strict=True)}
+        loaded = unpack_arrays(source)
+    except ValueError as error:
+        raise BadInput(
+            f"{source} is no readable .npy or .npz file ({error}); save it with numpy.save."
+        ) from error
     if isinstance(loaded, np.ndarray):
-        raise BadInput(f"{source} holds one array, the model takes {names}; give an .npz.")
-    return arrays
+        if len(names) != 1:
+            raise BadInput(f"{source} holds one array, the model takes {names}; give an .npz.")
+        return {names[0]: loaded}
+    numbered = [f"arr_{i}" for i in range(len(names))]
+    if set(loaded) == set(numbered):
+        return {name: loaded[number] for name, number in zip(names, numbered, strict=True)}
+    return loaded
 
 
 def _check_destination(destination: Path, model: Model) -> None:
@@ -113,12 +110,11 @@ def _check_destination(destination: Path, model: Model) -> None:
 
 
 def _write(destination: Path, outputs: Arrays) -> None:
-    buffer = io.BytesIO()
-    if destination.suffix == ".npy":
-        np.save(buffer, next(iter(outputs.values())))
-    else:
-        np.savez(buffer, **outputs)
-    files.replace(destination, buffer.getvalue())
+    if destination.suffix == ".npz":
+        files.replace(destination, pack_arrays(outputs))
+        return
+    with files.replacing(destination) as file:
+        np.save(file, next(iter(outputs.values())))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,14 +21,12 @@ from odedeploy.runtime.signature import UNNAMED, check_inputs
 CPU = "CPUExecutionProvider"
 
 _DTYPES = {
-    f"tensor({onnx})": numpy
-    for onnx, numpy in {
-        "float": "float32",
-        "double": "float64",
-        **{name: name for name in ("float16", "bool")},
-        **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-    }.items()
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    **{f"tensor({name})": name for name in ("float16", "bool", "int8", "int16", "int32", "int64")},
+    **{f"tensor({name})": name for name in ("uint8", "uint16", "uint32", "uint64")},
 }
+"""onnxruntime's name of a type → NumPy's."""
 
 
 class Model:
@@ -135,12 +134,11 @@ def load(
 
 def _onnxruntime() -> ModuleType:
     try:
-        import onnxruntime
+        return import_module("onnxruntime")
     except ImportError as error:
         raise Unusable(
             f"onnxruntime is not usable here ({error}); pip install odedeploy[cpu]."
         ) from error
-    return onnxruntime
 
 
 def _check_providers(runtime: ModuleType, wanted: Sequence[str]) -> None:

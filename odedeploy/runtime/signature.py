@@ -85,9 +85,7 @@ def _check_dtype(array: np.ndarray, spec: TensorSpec) -> None:
         )
 
 
-def _check_shape(
-    array: np.ndarray, spec: TensorSpec, sizes: dict[str, tuple[int, str]]
-) -> None:
+def _check_shape(array: np.ndarray, spec: TensorSpec, sizes: dict[str, tuple[int, str]]) -> None:
     fits = array.ndim == len(spec.shape) and all(
         isinstance(wanted, str) or wanted == size
         for wanted, size in zip(spec.shape, array.shape, strict=True)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
 
 
+@cache
 def order_statistic(n: int, coverage: float, confidence: float) -> int | None:
     """The smallest k, counted from 1, such that the k-th smallest of n errors is an upper bound
     of the ``coverage`` quantile with ``confidence``; None when n is too small for any.

@@ -70,7 +70,8 @@ class Ladder:
 
     def climb(self) -> None:
         """Double the total until the target is met or the budget is spent, then look closely."""
-        alive, before = self.methods, dict[str, float]()
+        alive: Sequence[Method] = self.methods
+        before: dict[str, float] = {}
         while self._next < len(self._totals):
             alive, errors = self._stage(alive, before)
             near = [m for m in self.methods if errors.get(m.name, np.inf) <= SLACK * self.target]

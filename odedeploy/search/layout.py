@@ -77,9 +77,7 @@ class Layout:
         weight = [w for w, site in zip(self.weights, self.sites, strict=True) if site in sites]
         while True:
             prices = [method.evaluations(n + 1) - c for n, c in zip(steps, costs, strict=True)]
-            open_to = [
-                i for i, p in enumerate(prices) if p <= left and costs[i] + p <= budget
-            ]
+            open_to = [i for i, p in enumerate(prices) if p <= left and costs[i] + p <= budget]
             if not open_to:
                 return self._written(method, steps)
             i = max(open_to, key=lambda i: weight[i] / costs[i])

@@ -41,9 +41,7 @@ def quantile(errors: np.ndarray, coverage: float) -> float:
     return float(np.sort(errors)[max(rank, 1) - 1])
 
 
-def errors_of(
-    evaluator: Evaluator, plan: Plan, split: Split, reference: Reference
-) -> np.ndarray:
+def errors_of(evaluator: Evaluator, plan: Plan, split: Split, reference: Reference) -> np.ndarray:
     """Error of ``plan`` in float32 on every input of ``split``, shape (n,); infinite where the
     solve leaves the finite numbers. ``reference`` holds all inputs in use.
     """
@@ -64,9 +62,7 @@ def rank(
         raise TypeError(
             f"Ranking reads Fit and Validate, got {type(fit).__name__}, {type(validate).__name__}."
         )
-    fitted, validated = (
-        errors_of(evaluator, plan, part, reference) for part in (fit, validate)
-    )
+    fitted, validated = (errors_of(evaluator, plan, part, reference) for part in (fit, validate))
     return Candidate(
         plan,
         solver,

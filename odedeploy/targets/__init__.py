@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from odedeploy.errors import UnknownName
-from odedeploy.targets.environment import (
+from odedeploy.targets.installation import (
     Environment,
     conflicts,
     environment,
@@ -43,5 +43,7 @@ def usable(target: Target) -> str | None:
     if problem is None and missing:
         clash = conflicts(installed)
         advice = clash[0] if clash else "install an onnxruntime built with it."
-        problem = f"onnxruntime lacks {', '.join(missing)} (it has {', '.join(providers)}): {advice}"
+        problem = (
+            f"onnxruntime lacks {', '.join(missing)} (it has {', '.join(providers)}): {advice}"
+        )
     return problem and f"Target {target.name!r} is not usable: {problem}"

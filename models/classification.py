@@ -1,0 +1,43 @@
+"""What image classifiers share in training: loss, accuracy and augmentation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import affine_grid, cross_entropy, grid_sample
+
+from odedeploy.models.tasks import Batch, Metrics
+
+
+def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+    """Mean cross-entropy of (images, labels), and the share of labels that are right."""
+    images, labels = batch
+    logits = model(images)
+    right = (logits.argmax(1) == labels).float().mean().item()
+    return cross_entropy(logits, labels), {"accuracy": right}
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, batch: int = 256) -> Tensor:
+    """Labels (n,) of ``images`` (n, …), on the CPU, by the model's own solve on its own device."""
+    device = next(model.parameters()).device
+    parts = torch.split(images, batch)
+    return torch.cat([model(part.to(device)).argmax(1).cpu() for part in parts])
+
+
+def measure(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 256) -> Metrics:
+    """Accuracy and error of the model's own solve: shares of ``images`` (n, …), labels (n,)."""
+    wrong = int((predict(model, images, batch) != labels).sum())
+    return {"accuracy": 1 - wrong / len(labels), "error": wrong / len(labels)}
+
+
+def jitter(images: Tensor, generator: Generator) -> Tensor:
+    """Random affine copies of (n, c, h, w): ±10° rotation, ±10 % scale, ±1/14 of the size shift."""
+    n = len(images)
+    angle, scale, dx, dy = torch.rand(4, n, generator=generator) * 2 - 1
+    angle, scale = angle * (torch.pi / 18), 1 + 0.1 * scale
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    shift = 2 / 14
+    rows = [torch.stack([cos, -sin, dx * shift], 1), torch.stack([sin, cos, dy * shift], 1)]
+    grid = affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return grid_sample(images, grid, align_corners=False)

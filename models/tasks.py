@@ -1,0 +1,108 @@
+"""What the training loop is given and what it tells: task, recipe, progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import Generator, Tensor, nn
+
+from odedeploy.errors import BadInput
+
+Batch = tuple[Tensor, ...]
+Metrics = dict[str, float]
+
+
+class Solving(Protocol):
+    """What the loop sets and reads on a model, an ``nn.Module``, that solves ODEs.
+
+    ``tolerance`` and ``adjoint_tolerance`` are rtol = atol of the forward and the backward solve;
+    ``evaluations`` counts the vector field's evaluations so far, in both directions.
+    """
+
+    tolerance: float
+    adjoint_tolerance: float
+
+    @property
+    def evaluations(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: AdamW with a one-cycle learning rate and clipped gradients.
+
+    ``tolerances`` gives rtol = atol, forward and adjoint, for each epoch.
+    """
+
+    tolerances: tuple[float, ...]
+    batch: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+
+    @property
+    def epochs(self) -> int:
+        return len(self.tolerances)
+
+    def lasting(self, epochs: int) -> Recipe:
+        """The same course of tolerances over ``epochs`` epochs, the last one kept.
+
+        Raises BadInput unless there is at least one.
+        """
+        if epochs < 1:
+            raise BadInput(f"--epochs must be at least 1, got {epochs}.")
+        last = [math.ceil((k + 1) * self.epochs / epochs) - 1 for k in range(epochs)]
+        return replace(self, tolerances=tuple(self.tolerances[k] for k in last))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and all that the loop does not know about it.
+
+    ``model`` makes an untrained module, a ``Solving`` one, with weights drawn from torch's global
+    generator. ``batch`` takes the rows (n,) of ``size`` training examples and a generator for
+    their augmentation. ``loss`` gives a batch's scalar loss and its metrics. ``held_out`` and
+    ``test`` measure a trained module; ``test`` is empty without test data. ``data`` describes the
+    data set for the model card.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    size: int
+    batch: Callable[[Tensor, Generator], Batch]
+    loss: Callable[[nn.Module, Batch], tuple[Tensor, Metrics]]
+    held_out: Callable[[nn.Module], Metrics]
+    test: Callable[[nn.Module], Metrics]
+    recipe: Recipe
+    data: Mapping[str, Any]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.size // self.recipe.batch
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.recipe.epochs
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is. Loss, metrics and evaluations a step are means since the last report.
+
+    ``seconds`` counts from the first step, over all resumptions; ``held_out`` is given at the end
+    of an epoch.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    tolerance: float
+    loss: float
+    metrics: Metrics
+    forward_evaluations: float
+    backward_evaluations: float
+    seconds: float
+    held_out: Metrics | None = None

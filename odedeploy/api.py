@@ -1,0 +1,243 @@
+"""The library's verbs, each a list of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from odedeploy import files, formats
+from odedeploy.delivery import Planned, Progress, Stopwatch, captured, deliver, silent
+from odedeploy.errors import BadInput, FellShort, UnknownName
+from odedeploy.graph import OdeGraph, input_specs, output_specs
+from odedeploy.manifest import Manifest
+from odedeploy.program import Plan
+from odedeploy.reference import solve as solve_reference
+from odedeploy.runtime import read_manifest
+from odedeploy.search import judge, search, split
+from odedeploy.spec import ExportSpec
+from odedeploy.verification import check_golden
+from odedeploy.verification import verify as check
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from odedeploy.frontends.loading import Loaded
+    from odedeploy.profiling import Profile
+
+
+def capture(
+    model: nn.Module, inputs: Any, *, static: Collection[str] = (), replan: bool = False
+) -> OdeGraph:
+    """The ODE graph of ``model``, no solver chosen yet; the model is left as it was.
+
+    ``inputs`` is a tensor or array, a tuple of them in the order of forward's arguments, or a dict
+    by their names; the first axis is the batch except for the names in ``static``. ``replan``
+    treats calls of fixed-step methods as ODEs.
+
+    Raises CaptureRefused for a model that cannot be exported, naming the place of the solve.
+    """
+    from odedeploy import frontends
+    from odedeploy.frontends.loading import named_inputs
+
+    return frontends.capture(model, named_inputs(model, inputs), static, replan)
+
+
+def plan(
+    graph: OdeGraph,
+    inputs: Any,
+    tol: float | None = None,
+    *,
+    spec: ExportSpec | None = None,
+    progress: Progress = silent,
+) -> Planned:
+    """The cheapest plan of ``graph`` whose error is certified to keep ``tol``.
+
+    ``inputs`` are calibration inputs like those of ``capture``, 600 or more for a promise of
+    0.99 coverage at 0.95 confidence. ``spec`` holds further wishes. The result carries the best
+    plan reached when none keeps the tolerance; ``export`` then refuses it.
+    """
+    from odedeploy.frontends import live
+    from odedeploy.frontends.loading import named_inputs
+
+    spec = spec or ExportSpec(tol=1e-2)
+    spec = spec if tol is None else replace(spec, tol=tol)
+    evaluator = live(graph)
+    watch = Stopwatch()
+    splits = split(named_inputs(evaluator.model, inputs), spec, evaluator.static)
+    with watch("reference"):
+        reference = solve_reference(
+            evaluator, graph.sites, splits.inputs, spec.tol, progress, splits.static
+        )
+    with watch("search"):
+        found = search(evaluator, graph.sites, spec, splits, reference, progress)
+    return Planned(spec, splits, reference, found, watch.seconds)
+
+
+def export(
+    graph: OdeGraph, planned: Planned, path: str | Path, progress: Progress = silent
+) -> Manifest:
+    """Write the artefact of a planned graph, verified in its runtime, and its manifest beside it.
+
+    Raises FellShort, and writes nothing, when the tolerance or the verification is missed and the
+    request did not ask for the best effort.
+    """
+    if not (planned.search.certified or planned.spec.best_effort):
+        raise FellShort(planned.search.promise)
+    return deliver(graph, planned, Path(path), progress)
+
+
+def deploy(
+    loaded: Loaded, spec: ExportSpec, path: str | Path, progress: Progress = silent
+) -> Manifest:
+    """Capture, plan, lower, verify and write in one go."""
+    formats.find(spec.format)
+    watch = Stopwatch()
+    with watch("capture"):
+        graph = captured(loaded, spec, progress)
+    planned = plan(graph, loaded.inputs, spec=spec, progress=progress)
+    planned = replace(planned, seconds={**watch.seconds, **planned.seconds})
+    return export(graph, planned, path, progress)
+
+
+def load_model(
+    name: str, weights: Path | None = None, inputs: Path | None = None,
+    static: Collection[str] = (),
+) -> Loaded:
+    """A reference model by name, or a person's own by ``file.py:callable`` or ``package:callable``.
+
+    ``inputs`` is a file of calibration inputs, needed when the callable returns none. Raises
+    UnknownName for a name that is neither, and BadInput for what cannot be built or read.
+    """
+    from odedeploy.frontends import loading
+
+    address = _address(name)
+    module, given = loading.load_model(address, weights)
+    if inputs is not None:
+        given = loading.named_inputs(module, loading.read_inputs(inputs))
+    if given is None:
+        raise BadInput(
+            f"{name} returns no example inputs; give them with --inputs FILE (.npz, .safetensors)."
+        )
+    if unknown := sorted(set(static) - set(given)):
+        raise BadInput(f"--static names {', '.join(unknown)}; the inputs are {', '.join(given)}.")
+    return Loaded(name, module, given, frozenset(static), address, weights)
+
+
+def _address(name: str) -> str:
+    from odedeploy.models import MODELS, address
+
+    if name in MODELS:
+        return address(name)
+    if ":" not in name:
+        raise UnknownName(
+            "model", name, [*MODELS, "path/to/file.py:callable", "package.module:callable"]
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Outcome of verifying a file again: against its golden outputs, or against its model.
+
+    ``error`` is the bound (or the largest error) reached and ``tolerance`` what it is held to.
+    """
+
+    file: str
+    against: str
+    passed: bool
+    error: float
+    tolerance: float
+    samples: int
+    failures: tuple[str, ...]
+    promise: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(
+    path: str | Path, against: Loaded | None = None, progress: Progress = silent
+) -> VerifyReport:
+    """Verify a file where it is now.
+
+    Without ``against``, the golden inputs in its metadata must give their outputs. With a model,
+    its inputs are solved by the reference and the file must keep the tolerance of its manifest on
+    them, at the coverage and confidence it was certified for.
+
+    Raises BadInput for a file that odedeploy did not write.
+    """
+    path = Path(path)
+    runner = formats.from_path(path).open(path)
+    manifest = read_manifest(runner.metadata)
+    if manifest is None:
+        raise BadInput(f"{path} has no manifest; export it with odedeploy.")
+    if against is None:
+        golden = check_golden(runner)
+        worst = float(golden.errors.max())
+        failures = () if golden else (f"{path}: {golden}.",)
+        return VerifyReport(str(path), "golden outputs", bool(golden), worst, golden.tolerance,
+                            len(golden.errors), failures, manifest.promise)  # fmt: skip
+    return _against(runner, manifest, path, against, progress)
+
+
+def _against(
+    runner: formats.Runner, manifest: Manifest, path: Path, loaded: Loaded, progress: Progress
+) -> VerifyReport:
+    spec = ExportSpec(tol=manifest.tol, coverage=manifest.error.coverage,
+                      confidence=manifest.error.confidence)  # fmt: skip
+    from odedeploy.frontends import live
+
+    graph = captured(loaded, spec, progress)
+    evaluator = live(graph)
+    plan = Plan.from_json(manifest.plan["program"])
+    reference = solve_reference(
+        evaluator, graph.sites, loaded.inputs, spec.tol, progress, loaded.static
+    )
+    verification = check(
+        runner, loaded.inputs, evaluator.run(plan, loaded.inputs, "float32").outputs,
+        reference.outcome.outputs, expected_inputs=input_specs(graph.model),
+        expected_outputs=output_specs(graph.model), tol=spec.tol,
+    )  # fmt: skip
+    certificate = judge(verification.error, spec.tol, spec.coverage, spec.confidence)
+    failures = list(verification.failures)
+    if not certificate.passed:
+        failures.append(
+            f"The file reaches an error of {certificate.bound:.3g} on these inputs, above its "
+            f"tolerance {spec.tol:g}; export it again with inputs like these."
+        )
+    return VerifyReport(str(path), loaded.name, not failures, certificate.bound, spec.tol,
+                        certificate.samples, tuple(failures), manifest.promise)  # fmt: skip
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """What a file says of itself: its manifest as plain JSON values."""
+    path = Path(path)
+    manifest = read_manifest(formats.from_path(path).open(path).metadata)
+    if manifest is None:
+        raise BadInput(f"{path} has no manifest; export it with odedeploy.")
+    return replace(manifest, bytes=path.stat().st_size, sha256=files.sha256(path)).to_json()
+
+
+def profile(
+    models: Sequence[Loaded | Path] | Loaded | Path,
+    tols: Sequence[float] = (1e-1, 1e-2, 1e-3),
+    targets: Sequence[str] = ("cpu", "cpu-1t"),
+    folder: str | Path = "profile",
+    *,
+    spec: ExportSpec | None = None,
+    seconds: float = 40.0,
+    progress: Progress = silent,
+) -> Profile:
+    """Every tolerance on every target, measured, with the adaptive PyTorch solve beside them.
+
+    A model is exported once per tolerance into ``folder``; a file is measured as it is. Writes
+    ``profile.json``, ``profile.csv``, ``pareto.png`` and ``report.html`` there. A tolerance that
+    no plan keeps costs its own row.
+    """
+    from odedeploy.tradeoff import sweep
+
+    several = [models] if not isinstance(models, Sequence) else list(models)
+    asked = spec or ExportSpec(tol=1.0)
+    return sweep(several, tols, targets, Path(folder), asked, seconds, progress)

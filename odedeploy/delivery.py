@@ -1,0 +1,245 @@
+"""From a planned graph to a file: lowered, verified in its runtime, written with its manifest."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from odedeploy import files, formats
+from odedeploy._version import __version__
+from odedeploy.errors import BadInput, FellShort
+from odedeploy.formats import Built, Runner
+from odedeploy.graph import OdeGraph, input_specs, output_specs
+from odedeploy.manifest import ErrorReport, Manifest
+from odedeploy.program import Plan
+from odedeploy.reference import SHARE, Reference
+from odedeploy.runtime import GOLDEN, MANIFEST
+from odedeploy.search import Certificate, Search, Splits, judge, promise, split
+from odedeploy.spec import ExportSpec
+from odedeploy.verification import Verification, golden, verify
+
+if TYPE_CHECKING:
+    from odedeploy.frontends.loading import Loaded
+
+PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxruntime", "torchdiffeq")
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, the work done and the work in all."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Reports no progress."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan with everything that its certificate rests on, and the seconds of each phase."""
+
+    spec: ExportSpec
+    splits: Splits
+    reference: Reference
+    search: Search
+    seconds: Mapping[str, float]
+
+
+class Stopwatch:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - began
+            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + spent, 3)
+
+
+def captured(loaded: Loaded, spec: ExportSpec, progress: Progress = silent) -> OdeGraph:
+    """The ODE graph of a loaded model, after a look at its inputs, which takes no time.
+
+    Raises BadInput for inputs that cannot be split and CaptureRefused for the model.
+    """
+    from odedeploy import frontends
+
+    split(loaded.inputs, spec, loaded.static)
+    progress("capture", 0, 1)
+    graph = frontends.capture(loaded.module, loaded.inputs, loaded.static, spec.replan)
+    progress("capture", 1, 1)
+    return graph
+
+
+def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = silent) -> Manifest:
+    """Lower, verify and write ``path``, and its manifest as ``<path>.json``.
+
+    The artefact is verified on the certification inputs, in its runtime, from a file; what is
+    written is that file with the manifest and golden inputs added to its metadata.
+
+    Raises FellShort, and writes nothing, when the artefact does not match the plan or misses the
+    tolerance on the certification inputs and the request did not ask for the best effort.
+    """
+    spec, watch = planned.spec, Stopwatch()
+    form = formats.find(spec.format)
+    _check_folder(path)
+    progress("lower", 0, 1)
+    with watch("lower"):
+        built = form.build(graph, planned.search.plan, spec.form)
+    progress("lower", 1, 1)
+    with watch("verify"), tempfile.TemporaryDirectory(prefix="odedeploy-") as folder:
+        progress("verify", 0, 1)
+        draft = Path(folder) / f"draft{form.suffix}"
+        built.write(draft, {})
+        runner = form.open(draft)
+        verification = _verified(graph, planned, runner)
+        keepsake = golden(runner, planned.splits.certify.inputs).pack()
+    progress("verify", 1, 1)
+    certificate = judge(
+        verification.error, (1 - SHARE) * spec.tol, spec.coverage, spec.confidence
+    )
+    failures = _failures(verification, certificate, planned)
+    if failures and not spec.best_effort:
+        raise FellShort(failures[0])
+    manifest = _manifest(
+        graph, planned, path, verification, certificate, failures,
+        {**planned.seconds, **watch.seconds},
+    )
+    return _written(built, path, manifest, keepsake)
+
+
+def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification:
+    certify = planned.splits.certify
+    assert graph.evaluator is not None
+    outcome = graph.evaluator.run(planned.search.plan, certify.inputs, "float32")
+    reference = planned.reference.outcome.outputs
+    return verify(
+        runner,
+        certify.inputs,
+        outcome.outputs,
+        {name: array[certify.rows] for name, array in reference.items()},
+        expected_inputs=input_specs(graph.model),
+        expected_outputs=output_specs(graph.model),
+        tol=planned.spec.tol,
+    )
+
+
+def _failures(
+    verification: Verification, certificate: Certificate, planned: Planned
+) -> tuple[str, ...]:
+    failures = list(verification.failures)
+    if not planned.search.certified:
+        failures.append(planned.search.promise)
+    elif not certificate.passed:
+        failures.append(
+            f"The artefact reaches an error of {certificate.bound:.3g} on the certification "
+            f"inputs, above the tolerance {planned.spec.tol:g}; ask for a wider one."
+        )
+    return tuple(failures)
+
+
+def _manifest(
+    graph: OdeGraph,
+    planned: Planned,
+    path: Path,
+    verification: Verification,
+    certificate: Certificate,
+    failures: tuple[str, ...],
+    seconds: dict[str, float],
+) -> Manifest:
+    spec, found, reference = planned.spec, planned.search, planned.reference
+    kept = not failures
+    promised = promise(spec.tol, certificate.samples, spec.coverage, spec.confidence)
+    return Manifest(
+        file=path.name,
+        format=spec.format,
+        form=spec.form,
+        precision=spec.precision,
+        target=spec.target,
+        tol=spec.tol,
+        metric=spec.metric,
+        kept=kept,
+        promise=promised if kept else f"Nothing is promised: {failures[0]}",
+        plan=describe(found.plan),
+        error=ErrorReport(
+            bound=certificate.bound,
+            max=certificate.max,
+            median=certificate.median,
+            coverage=certificate.coverage,
+            confidence=certificate.confidence,
+            samples=certificate.samples,
+        ),
+        discretisation_error=float(np.max(verification.discretisation_error)),
+        export_error=float(np.max(verification.export_error)),
+        reference={
+            "method": reference.method,
+            "self_check": reference.self_check,
+            "evaluations": reference.evaluations,
+        },
+        candidates=[
+            {"solver": c.solver, "nfe": c.evaluations, "error": c.error} for c in found.candidates
+        ],
+        seconds=seconds,
+        inputs=input_specs(graph.model),
+        outputs=output_specs(graph.model),
+        versions=_versions(),
+        seed=spec.seed,
+        warnings=failures,
+    )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """A plan for a reader: solver, evaluations and times of each site, and the program itself."""
+    return {
+        "solver": ", ".join(dict.fromkeys(solve.solver for solve in plan.solves)) or "none",
+        "nfe": plan.evaluations,
+        "sites": [
+            {
+                "name": solve.site,
+                "solver": solve.solver,
+                "nfe": solve.program.evaluations,
+                "t0": solve.grid.times[0],
+                "t1": solve.grid.times[-1],
+                "times": list(solve.grid.times),
+            }
+            for solve in plan.solves
+        ],
+        "program": plan.to_json(),
+    }
+
+
+def _written(built: Built, path: Path, manifest: Manifest, keepsake: str) -> Manifest:
+    inside = {k: v for k, v in manifest.to_json().items() if k not in ("bytes", "sha256")}
+    built.write(path, {MANIFEST: json.dumps(inside), GOLDEN: keepsake})
+    full = replace(manifest, bytes=path.stat().st_size, sha256=files.sha256(path))
+    beside = path.with_name(path.name + ".json")
+    files.replace(beside, (json.dumps(full.to_json(), indent=1) + "\n").encode())
+    return full
+
+
+def _check_folder(path: Path) -> None:
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; give the name of a file.")
+    if not path.parent.is_dir():
+        raise BadInput(f"The folder {path.parent} does not exist; create it first.")
+
+
+def _versions() -> dict[str, str]:
+    found = {"odedeploy": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

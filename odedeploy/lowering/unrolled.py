@@ -1,0 +1,110 @@
+"""The unrolled form: every evaluation of a plan written out, with its time as a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from odedeploy.errors import BadInput
+from odedeploy.graph import FIELD_DOMAIN, SOLVE_DOMAIN, OdeGraph, Site
+from odedeploy.lowering.combination import Combinations
+from odedeploy.lowering.field import FieldCopies
+from odedeploy.lowering.writer import Writer
+from odedeploy.program import Evaluate, Plan, Program, SolvePlan
+
+States = tuple[ir.Value, ...]
+
+
+def unroll(graph: OdeGraph, plan: Plan) -> ir.Model:
+    """A copy of the graph's model in which the plan's programs stand in place of its solves.
+
+    Raises BadInput when the plan has no program for a solve, or delivers other times than it asks.
+    """
+    model = graph.model.clone()
+    for solve in [n for n in model.graph if n.domain == SOLVE_DOMAIN and n.op_type == "Solve"]:
+        site = graph.site(solve.name or "")
+        _replace(model, solve, site, _program(plan[site.name], site))
+    for key in [key for key in model.functions if key[0] == FIELD_DOMAIN]:
+        del model.functions[key]
+    for domain in (SOLVE_DOMAIN, FIELD_DOMAIN):
+        model.graph.opset_imports.pop(domain, None)
+    return model
+
+
+def _program(plan: SolvePlan, site: Site) -> Program:
+    if len(plan.program.outputs) != len(site.times):
+        raise BadInput(
+            f"The plan of {site.name!r} delivers {len(plan.program.outputs)} states where the "
+            f"model asks for {len(site.times)}; make the plan for this model."
+        )
+    return plan.program
+
+
+def _replace(model: ir.Model, solve: ir.Node, site: Site, program: Program) -> None:
+    """Write ``program`` in place of ``solve``."""
+    writer = Writer(model.graph)
+    inputs = [value for value in solve.inputs if value is not None]
+    initial, context = tuple(inputs[: site.states]), inputs[site.states :]
+    function = model.functions[(FIELD_DOMAIN, site.field, "")]
+    field = FieldCopies(function, initial, context, writer, site.name)
+    states = _run(program, field, initial, writer, site.name)
+    for i, trajectory in enumerate(solve.outputs):
+        whole = _trajectory([state[i] for state in states], trajectory, writer)
+        name, trajectory.name = trajectory.name, None
+        whole.name = name
+        trajectory.replace_all_uses_with(whole, replace_graph_outputs=True)
+    model.graph.insert_before(solve, writer.nodes)
+    model.graph.remove(solve, safe=True)
+
+
+def _run(
+    program: Program, field: FieldCopies, initial: States, writer: Writer, name: str
+) -> list[States]:
+    """The states at the program's outputs."""
+    dtypes = [_dtype(value, name) for value in initial]
+    combine = [Combinations(writer, x, d) for x, d in zip(initial, dtypes, strict=True)]
+    slopes: dict[int, States] = {}
+    states: dict[int, States] = {0: initial}
+    for step in program.instructions:
+        if isinstance(step, Evaluate):
+            time = writer.scalar(step.time, field.time_dtype or dtypes[0])
+            derivatives = zip(field(time, states[step.state]), initial, strict=True)
+            slopes[step.slope] = tuple(_like(k, x, writer) for k, x in derivatives)
+        else:
+            states[step.state] = tuple(
+                combine[i](base, [(slopes[k][i], c) for k, c in step.terms], f"{name}.x{step.state}")
+                for i, base in enumerate(states[step.base])
+            )
+    return [states[i] for i in program.outputs]
+
+
+def _trajectory(
+    states: Sequence[ir.Value], trajectory: ir.Value, writer: Writer
+) -> ir.Value:
+    """``states`` stacked on a new first axis."""
+    first = writer.integers([0])
+    slices = {
+        state: writer.node("Unsqueeze", [state, first], f"{state.name}_slice")
+        for state in dict.fromkeys(states)
+    }
+    parts = [slices[state] for state in states]
+    return writer.node(
+        "Concat", parts, f"{trajectory.name}_stacked", like=trajectory, attributes={"axis": 0}
+    )
+
+
+def _like(derivative: ir.Value, state: ir.Value, writer: Writer) -> ir.Value:
+    """``derivative`` in the dtype of ``state``."""
+    if derivative.dtype is None or state.dtype is None or derivative.dtype == state.dtype:
+        return derivative
+    cast = {"to": int(state.dtype)}
+    return writer.node("Cast", [derivative], f"{derivative.name}_cast", state, cast)
+
+
+def _dtype(value: ir.Value, site: str) -> ir.DataType:
+    if value.dtype is None:
+        raise BadInput(
+            f"The state {value.name!r} of {site!r} has no dtype in this graph; capture it again."
+        )
+    return value.dtype

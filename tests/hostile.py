@@ -1,0 +1,79 @@
+"""Openers of runtimes that misbehave, for the workers of the profiling tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from odedeploy.profiling.openers import Loaded, onnxruntime
+
+
+def exits_on_load(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    def start() -> Loaded:
+        print("planted last words", file=sys.stderr, flush=True)
+        os._exit(7)
+
+    return start
+
+
+def aborts_while_running(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """Dies of SIGABRT once it has run for a second: in a round, after the warm-up."""
+
+    def start() -> Loaded:
+        end = time.monotonic() + 1.0
+
+        def run(query: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            if time.monotonic() > end:
+                os.abort()
+            time.sleep(0.002)
+            return list(query.values())
+
+        return Loaded(run, {})
+
+    return start
+
+
+def hangs(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    def start() -> Loaded:
+        time.sleep(600)
+        raise AssertionError("unreachable")
+
+    return start
+
+
+def prints(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """Writes to stdout, as native libraries do, which must not reach the protocol."""
+
+    def start() -> Loaded:
+        print("{not json")
+        os.write(1, b"garbage\n")
+        return Loaded(lambda query: list(query.values()), {})
+
+    return start
+
+
+def spies(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """An ONNX file in onnxruntime that tells what the process has imported."""
+    start = onnxruntime(request)
+
+    def spied() -> Loaded:
+        run, facts = start()
+        return Loaded(run, facts | {"modules": sorted(name.split(".")[0] for name in sys.modules)})
+
+    return spied
+
+
+def sleeps(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """One inference takes as many milliseconds as the file's name says."""
+    seconds = float(os.path.basename(request["path"])) / 1e3
+
+    def run(query: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        time.sleep(seconds)
+        return list(query.values())
+
+    return lambda: Loaded(run, {})
