@@ -19,8 +19,9 @@ from odedeploy.tolerance import floor_of, worst_error
 SHARE = 0.02
 """Part of the tolerance that the reference's own error may take."""
 
-METHODS = (REFERENCE, "dopri5")
-"""Tried on a few inputs; the cheaper one is used. The order of a field that is not smooth decides."""
+METHODS = ("dopri5", "ab3_midpoint", REFERENCE)
+"""Tried on a few inputs; the cheapest is used. Kinks in a field, such as those of ReLU, limit every
+method to low order, and then many short steps with one evaluation each win over high order."""
 
 PILOT = 32
 """Inputs on which the resolution is found."""
@@ -57,7 +58,7 @@ class Reference:
     @cached_property
     def floors(self) -> dict[str, float]:
         """Least denominators of the relative error, by output, over all inputs."""
-        return {name: floor_of(array) for name, array in self.outcome.outputs.items()}
+        return _floors(self.outcome)
 
     def errors(self, outputs: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
         """Error of every input, shape (n,), of ``outputs`` computed on ``rows`` of the inputs."""
@@ -107,45 +108,17 @@ def _kept(run: _Runs, n: int) -> Reference:
 def _pilot(run: _Runs, n: int, allowed: float, tol: float) -> tuple[Method, int]:
     """The method and first resolution that solve all inputs at the least cost, judged by a few."""
     rows = np.unique(np.linspace(0, n - 1, min(n, PILOT)).astype(int))
-    starts: list[tuple[float, Method, int]] = []
-    attempts = [_Attempt(find(name)) for name in METHODS]
-    limit = BUDGET
-    for attempt in attempts:
-        method, resolution, before = attempt.method, 1, None
-        agreed: list[np.ndarray] = []
-        while run.affordable(method, resolution, limit) and not attempt.hopeless:
-            plan = run.plan(method, resolution)
-            outcome = run(plan, rows)
-            difference = _difference(before, outcome)
-            attempt.note(outcome, difference, rows, plan.evaluations)
-            agreed.append(difference <= allowed)
-            if len(agreed) > 1 and (agreed[-1] & agreed[-2]).all():
-                starts += [(cost, method, start) for start, cost in _costs(agreed, method)]
-                limit = min(limit, 2 * plan.evaluations)
-                break
-            resolution, before = 2 * resolution, outcome
+    attempts, starts, limit = [], list[tuple[float, int, Method]](), BUDGET
+    for method in map(find, METHODS):
+        attempt = _Attempt(method)
+        attempts.append(attempt)
+        if attempt.climb(run, rows, allowed, limit):
+            starts += [(*start, method) for start in attempt.starts()]
+            limit = min(limit, attempt.evaluations[-1])
     if not starts:
         raise min(attempts, key=lambda attempt: attempt.difference).error(n, tol)
-    _, method, resolution = min(starts, key=lambda start: start[0])
+    _, resolution, method = min(starts, key=lambda start: start[0])
     return method, resolution
-
-
-def _costs(agreed: Sequence[np.ndarray], method: Method) -> list[tuple[int, float]]:
-    """Resolutions to start at, and the mean evaluations per input, in steps of the coarse grid.
-
-    ``agreed[i]`` says which inputs agree between the resolutions 2^(i − 1) and 2^i. An input is
-    resolved from the first of two agreements in a row on. Starting at 2^i costs 2^(i − 1) + 2^i,
-    and every doubling after that its own evaluations for the inputs not resolved before.
-    """
-    resolved = [a & b for a, b in zip(agreed, agreed[1:], strict=False)]
-    resolved = [np.any(resolved[: i + 1], axis=0) for i in range(len(resolved))]
-    costs = []
-    for start in range(1, len(resolved)):
-        later = sum(
-            2**i * float(np.mean(~resolved[i - 1])) for i in range(start + 1, len(resolved))
-        )
-        costs.append((2**start, method.evaluations(1) * (1.5 * 2**start + later)))
-    return costs
 
 
 def _settle(
@@ -162,8 +135,8 @@ def _settle(
     while True:
         plan = run.plan(method, resolution)
         outcome = run(plan, pending)
-        floors = floors or {name: floor_of(array) for name, array in outcome.outputs.items()}
-        difference = worst_error(before.outputs, outcome.outputs, floors)
+        floors = floors or _floors(outcome)
+        difference = _difference(before, outcome, floors)
         settled = _merged(settled, outcome, pending)
         agrees = difference <= allowed
         self_check = max(self_check, float(np.max(difference[agrees], initial=0.0)))
@@ -228,36 +201,77 @@ class _Runs:
 
 
 class _Attempt:
-    """How far a method came, for the message when no method resolves the solve."""
+    """One method at ever finer resolutions, and how far it came.
+
+    ``evaluations[i]`` were spent on an input at resolution 2^i, and ``unresolved[i]`` is the share
+    of inputs that had not agreed by then; an agreement counts once the next one confirms it.
+    """
 
     def __init__(self, method: Method) -> None:
         self.method = method
+        self.evaluations: list[int] = []
+        self.unresolved: list[float] = []
         self.difference = np.inf
-        self.evaluations = 0
         self.broken = np.empty(0, dtype=int)
-        self.streak = 0
 
-    @property
-    def hopeless(self) -> bool:
-        """Four doublings did not bring the solve back to the finite numbers. An explicit method
+    def climb(self, run: _Runs, rows: np.ndarray, allowed: float, limit: int) -> bool:
+        """Whether all ``rows`` are resolved within ``limit`` evaluations of one solve.
+
+        Gives up when four doublings leave an input outside the finite numbers: an explicit method
         that overflows for so long on a merely stiff field is unstable over the whole budget.
         """
-        return self.streak > 4
+        active, agreed, before = rows, np.zeros(len(rows), dtype=bool), None
+        floors: dict[str, float] = {}
+        resolution = overflows = 1
+        while overflows <= 5 and run.affordable(self.method, resolution, limit):
+            plan = run.plan(self.method, resolution)
+            outcome = run(plan, active)
+            floors = _floors(outcome) if len(active) == len(rows) else floors
+            difference = _difference(before, outcome, floors)
+            self.note(outcome, difference, active, plan.evaluations)
+            agrees = difference <= allowed
+            open_ = ~(agreed & agrees)
+            active, agreed, before = active[open_], agrees[open_], _rows(outcome, open_)
+            if resolution > 1:
+                self.unresolved.append(len(active) / len(rows))
+            if not active.size:
+                return True
+            overflows = overflows + 1 if self.broken.size else 1
+            resolution *= 2
+        return False
+
+    def starts(self) -> list[tuple[float, int]]:
+        """Mean evaluations of an input, and the resolution at which to start for that.
+
+        Starting at 2^i costs the resolutions 2^(i − 1) and 2^i, and every doubling after that for
+        the inputs that are not resolved before.
+        """
+        spent, missing = self.evaluations, self.unresolved
+        return [
+            (
+                spent[i - 1]
+                + spent[i]
+                + sum(spent[j] * missing[j - 1] for j in range(i + 1, len(missing))),
+                2**i,
+            )
+            for i in range(1, len(missing))
+        ]
 
     def note(
         self, outcome: Outcome, difference: np.ndarray, rows: np.ndarray, evaluations: int
     ) -> None:
-        self.difference, self.evaluations = float(difference.max()), evaluations
+        """Remember what was reached last."""
+        self.difference = float(difference.max())
+        self.evaluations.append(evaluations)
         self.broken = rows[_broken(outcome)]
-        self.streak = self.streak + 1 if self.broken.size else 0
 
     def error(self, n: int, tol: float) -> BadInput:
         if self.broken.size:
-            return Diverged(_divergence(self.broken, n, self.evaluations))
+            return Diverged(_divergence(self.broken, n, self.evaluations[-1]))
         return BadInput(
             f"The solve could not be resolved to {SHARE:.0%} of the tolerance {tol:g}: at "
-            f"{self.evaluations} evaluations of {self.method.name} two resolutions still differ "
-            f"by {self.difference:.2g}; the vector field is stiff or discontinuous, or the "
+            f"{self.evaluations[-1]} evaluations of {self.method.name} two resolutions still "
+            f"differ by {self.difference:.2g}; the vector field is stiff or discontinuous, or the "
             "tolerance is too small, so choose a larger one."
         )
 
@@ -295,20 +309,26 @@ def _refined(times: Sequence[float], resolution: int) -> Grid:
     return Grid(tuple(fine), tuple(i * resolution for i in coarse.outputs))
 
 
-def _difference(coarse: Outcome | None, fine: Outcome) -> np.ndarray:
+def _floors(outcome: Outcome) -> dict[str, float]:
+    with np.errstate(over="ignore"):
+        return {name: floor_of(array) for name, array in outcome.outputs.items()}
+
+
+def _difference(coarse: Outcome | None, fine: Outcome, floors: dict[str, float]) -> np.ndarray:
     """Error of every input between two resolutions, shape (n,); infinite without a coarse one."""
     if coarse is None:
         return np.full(len(_broken(fine)), np.inf)
     with np.errstate(over="ignore"):
-        return worst_error(coarse.outputs, fine.outputs)
+        return worst_error(coarse.outputs, fine.outputs, floors)
 
 
 def _broken(outcome: Outcome) -> np.ndarray:
     """Which inputs have an output that is not finite, shape (n,)."""
-    rows = [
-        ~np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in outcome.outputs.values() if a.size
+    finite = [
+        np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in outcome.outputs.values()
     ]
-    return np.any(rows, axis=0)
+    broken: np.ndarray = ~np.all(finite, axis=0)
+    return broken
 
 
 def _divergence(rows: np.ndarray, n: int, evaluations: int) -> str:

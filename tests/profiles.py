@@ -97,4 +97,5 @@ def profile() -> Profile:
     )
     machine = {"cpu": "Some Processor", "cores": 2, "versions": {"python": "3.11.2", "torch": None}}
     asked = {"targets": ["cpu", "cpu-1t"], "tolerances": [0.1, 0.01, 0.001], "seconds": 40.0}
-    return Profile(machine, asked, pareto.mark([*rows, crashed]), baselines)
+    warnings = ("The machine was busy.",)
+    return Profile(machine, asked, pareto.mark([*rows, crashed]), baselines, warnings)

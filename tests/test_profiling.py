@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from profiles import row as a_row
 
 from odedeploy import targets
 from odedeploy.errors import BadInput, Crashed, UnknownName
@@ -26,6 +27,7 @@ from odedeploy.profiling import (
     openers,
     pareto,
     profile,
+    rows,
     stats,
 )
 from odedeploy.profiling.process import Worker
@@ -283,11 +285,11 @@ def test_a_hang_is_stopped(files: dict[str, Path]) -> None:
 
 
 def test_latencies_are_those_of_the_clock(tmp_path: Path) -> None:
-    rows = profile([entry(tmp_path / ms, planted("sleeps")) for ms in ("3", "6")], None, 1.0).rows
-    for row, ms in zip(rows, (3.0, 6.0), strict=True):
+    result = profile([entry(tmp_path / ms, planted("sleeps")) for ms in ("3", "6")], None, 1.0)
+    for row, ms in zip(result.rows, (3.0, 6.0), strict=True):
         assert ms <= row.latency_ms.p50 < ms + 2
         assert row.cpu_seconds < 2e-3
-    ratio = rows[1].ratio
+    ratio = result.rows[1].ratio
     assert ratio is not None
     assert ratio.value == pytest.approx(2.0, rel=0.25)
 
@@ -421,3 +423,13 @@ def test_the_fingerprint_names_the_machine_and_nobody() -> None:
     words = str(told).lower().split()
     assert socket.gethostname().lower() not in words
     assert getpass.getuser().lower() not in words
+
+
+def test_a_busy_machine_is_told() -> None:
+    quiet = replace(a_row("cpu-1t", 1.25, 0.1), cpu_seconds=0.01, throughput=98.0)
+    kept_waiting = replace(quiet, throughput=45.0)
+    assert rows.disturbances([quiet]) == ()
+    (sentence,) = rows.disturbances([quiet, kept_waiting])
+    assert "45 % of its core" in sentence
+    assert rows.disturbances([replace(kept_waiting, threads=2)]) == ()
+    assert rows.disturbances([replace(kept_waiting, status="failed")]) == ()

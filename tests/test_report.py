@@ -124,6 +124,7 @@ def test_the_page_tells_the_headline_figures() -> None:
     assert "15.6 × as fast as the PyTorch solve (95 % interval 14.1 to 17.2)" in words
     for expected in (
         "Some Processor",
+        "Warning. The machine was busy.",
         "At least 99 % of inputs keep an error of 0.001 or less.",
         "broken.onnx",
         "The worker died of SIGSEGV during 'open'.",

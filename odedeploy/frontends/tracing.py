@@ -1,10 +1,17 @@
-"""From a PyTorch model with marked solves to an ONNX graph with the markers in it."""
+"""From a PyTorch model to an ONNX graph with a symbolic batch.
+
+The model is traced to ATen operators first, which also turns a backward pass inside a vector field
+into ordinary operators, and then exported. Symbolic tracing comes first. Where it fails, or takes
+the batch size of the example for a constant, the model is traced on real inputs at two batch sizes
+and the two graphs tell which integers are the batch.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,87 +20,144 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from odedeploy.errors import CaptureRefused, OdeDeployError
+from odedeploy.errors import OdeDeployError
+from odedeploy.frontends.aligning import align, holds
+from odedeploy.frontends.examples import Examples
+from odedeploy.frontends.folding import fold
 from odedeploy.frontends.interception import Handler, intercept
 from odedeploy.frontends.recording import Forward, flat_forward
 from odedeploy.graph import OPSET
 
 BATCH = "batch"
 
+VALUE_NEEDED = ("data-dependent", "get value out of a tracing tensor", "GuardOnDataDependent")
+
+
+class Untraceable(Exception):
+    """The model cannot be traced by this route; the message says why, as the part of a sentence."""
+
 
 def trace(
     model: nn.Module,
-    inputs: Mapping[str, Tensor],
+    examples: Examples,
+    batches: tuple[int, int],
     outputs: Sequence[str],
-    static: frozenset[str],
-    handler: Handler,
+    handler: Callable[[], Handler],
 ) -> ir.Model:
-    """ONNX of ``model`` with its solves as marker operators and a symbolic first axis.
+    """ONNX of ``model``, its solves as the handlers that ``handler`` makes, its batch symbolic.
 
-    The model is traced to ATen operators first, which also turns a backward pass inside a vector
-    field into ordinary operators, and then exported. Inputs in ``static`` keep their first axis.
-
-    Raises CaptureRefused with the exporter's reason when an operator has no ONNX counterpart.
+    ``batches`` are two sizes that divide no axis of the model. Inputs without a batch axis keep
+    their shapes. Raises Untraceable with the reason.
     """
-    names = tuple(inputs)
-    example = tuple(inputs[name].clone() for name in names)
-    try:
-        with _quiet():
-            with intercept(handler):
-                flat = make_fx(
-                    flat_forward(model, names), tracing_mode="symbolic", _allow_non_fake_inputs=True
-                )(*example)
-            originals = _named_tensors(model)
-            renamed = {
-                target: originals[id(value)]
-                for target in _constants(flat)
-                if id(value := getattr(flat, target)) in originals
-            }
-            exported = _export(flat.eval(), names, example, outputs, static)
-    except OdeDeployError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CaptureRefused(
-            f"The model cannot be traced: {type(error).__name__}: {reason[0][:300]}"
-        ) from error
-    _rename(exported, renamed)
-    return exported
+    forward = flat_forward(model, tuple(examples.inputs))
+    reasons = []
+    for route in (_symbolic, _paired):
+        try:
+            with _quiet():
+                flat = route(forward, examples, batches, handler)
+                return _exported(flat, model, examples, batches[0], outputs)
+        except (OdeDeployError, Untraceable):
+            raise
+        except Exception as error:
+            reasons.append(error)
+    raise Untraceable(_reason(reasons)) from reasons[0]
 
 
-def _export(
+def _symbolic(
+    forward: Forward,
+    examples: Examples,
+    batches: tuple[int, int],
+    handler: Callable[[], Handler],
+) -> torch.fx.GraphModule:
+    flat = _flat(forward, examples, batches[0], handler, "symbolic")
+    if examples.batched and holds(flat, batches[0]):
+        raise ValueError("the batch size of the example is held as a constant")
+    return flat
+
+
+def _paired(
+    forward: Forward,
+    examples: Examples,
+    batches: tuple[int, int],
+    handler: Callable[[], Handler],
+) -> torch.fx.GraphModule:
+    first, second = (_flat(forward, examples, batch, handler, "real") for batch in batches)
+    if not examples.batched:
+        return first
+    return align(first, second, batches, list(examples.inputs).index(examples.batched[0]))
+
+
+def _flat(
+    forward: Forward, examples: Examples, batch: int, handler: Callable[[], Handler], mode: str
+) -> torch.fx.GraphModule:
+    tensors = tuple(examples.tiled(batch).values())
+    with intercept(handler()), torch.enable_grad():
+        return make_fx(forward, tracing_mode=mode, _allow_non_fake_inputs=True)(*tensors)
+
+
+def _exported(
     flat: torch.fx.GraphModule,
-    names: tuple[str, ...],
-    example: tuple[Tensor, ...],
+    model: nn.Module,
+    examples: Examples,
+    batch: int,
     outputs: Sequence[str],
-    static: frozenset[str],
 ) -> ir.Model:
-    batch = torch.export.Dim(BATCH)
-    shapes: tuple[Any, ...] = tuple(None if name in static else {0: batch} for name in names)
+    originals = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+    fold(flat, set(originals))
+    renamed = {}
+    for target in _constants(flat):
+        value = getattr(flat, target)
+        if id(value) in originals:
+            renamed[target] = originals[id(value)]
+        elif value.requires_grad:
+            setattr(flat, target, value.detach())
+    names = tuple(examples.inputs)
+    axis = torch.export.Dim(BATCH)
+    shapes = tuple({0: axis} if name in examples.batched else None for name in names)
     program = torch.onnx.export(
-        flat, tuple(t.detach().clone() for t in example), dynamo=True, dynamic_shapes=shapes,
-        input_names=names, output_names=outputs, opset_version=OPSET, verbose=False,
-    )
+        torch.export.export(
+            flat.eval(), tuple(examples.tiled(batch).values()), dynamic_shapes=(shapes,),
+            strict=False,
+        ),
+        dynamo=True, input_names=names, output_names=outputs, opset_version=OPSET, verbose=False,
+    )  # fmt: skip
     assert program is not None
+    _rename(program.model, renamed)
     return program.model
 
 
 def _constants(flat: torch.fx.GraphModule) -> set[str]:
-    """Names of the tensors that the traced graph holds; graph surgery needs them detached."""
     names = {str(node.target) for node in flat.graph.nodes if node.op == "get_attr"}
     return {name for name in names if isinstance(getattr(flat, name, None), Tensor)}
 
 
-def _named_tensors(model: nn.Module) -> dict[int, str]:
-    return {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
-
-
-def _rename(model: ir.Model, names: Mapping[str, str]) -> None:
+def _rename(model: ir.Model, names: dict[str, str]) -> None:
     """Give weights the names they have in the PyTorch model."""
     graph = model.graph
     for old, new in names.items():
         if old in graph.initializers and new not in graph.initializers:
             graph.initializers[old].name = new
+
+
+def _reason(errors: Sequence[Exception]) -> str:
+    """Why, as the end of the sentence "it cannot be captured: …"."""
+    texts = [_chain(error) for error in errors]
+    for text in texts:
+        if found := re.search(r"op='(aten\.\w+)'|for \[?'?(aten\.\w+)", text):
+            operator = found.group(1) or found.group(2)
+            return f"the operator {operator} has no ONNX counterpart"
+    if any(sign in text for text in texts for sign in VALUE_NEEDED):
+        return "Python code branches on a tensor's value, or turns it into a number"
+    first = next(iter(str(errors[0]).strip().splitlines()), "")
+    return f"{type(errors[0]).__name__}: {first[:300]}"
+
+
+def _chain(error: BaseException | None) -> str:
+    parts = []
+    while error is not None:
+        parts.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__
+    return "\n".join(parts)
 
 
 @contextmanager
@@ -110,4 +174,4 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-__all__ = ["BATCH", "Forward", "trace"]
+__all__ = ["BATCH", "Forward", "Untraceable", "trace"]

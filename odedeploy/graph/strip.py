@@ -9,29 +9,55 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 
 def strip(model: ir.Model) -> bool:
-    """Remove metadata, documentation strings and the producer from a model, in place.
+    """Remove metadata, documentation, file references and the producer from a model, in place.
 
-    Names, shapes, types, attributes and weights stay. Returns whether there was anything.
+    Names, shapes, types and the values of weights stay. Returns whether there was anything.
     """
-    holders = [model, *model.graphs(), *model.functions.values(), *_values(model)]
-    holders += [v.const_value for v in _values(model) if isinstance(v.const_value, _TENSORS)]
     found = bool(ClearMetadataAndDocStringPass()(model).modified)
-    for holder in holders:
+    functions = model.functions.values()
+    bodies = [*model.graphs()]
+    for function in functions:
+        bodies += [function.graph, *function.subgraphs()]
+    for holder in (model, *functions, *bodies, *(v for body in bodies for v in _values(body))):
         found |= bool(holder.metadata_props or holder.doc_string)
         holder.metadata_props.clear()
         holder.doc_string = None
+    for body in bodies:
+        found |= _strip_tensors(body)
     found |= any((model.producer_name, model.producer_version, model.domain, model.model_version))
     model.producer_name = model.producer_version = model.domain = None
     model.model_version = None
     return found
 
 
-_TENSORS = (ir.Tensor, ir.TensorBase)
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in graph:
+        yield from node.outputs
 
 
-def _values(model: ir.Model) -> Iterator[ir.Value]:
-    for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
-        yield from graph.inputs
-        yield from graph.initializers.values()
-        for node in graph:
-            yield from node.outputs
+def _strip_tensors(graph: ir.Graph) -> bool:
+    found = False
+    for value in graph.initializers.values():
+        if value.const_value is not None and _marked(value.const_value):
+            value.const_value = _plain(value.const_value)
+            found = True
+    for node in graph:
+        for name, attribute in node.attributes.items():
+            tensor = attribute.value if attribute.type == ir.AttributeType.TENSOR else None
+            if attribute.doc_string or (tensor is not None and _marked(tensor)):
+                value = attribute.value if tensor is None else _plain(tensor)
+                node.attributes[name] = ir.Attr(name, attribute.type, value)
+                found = True
+    return found
+
+
+def _marked(tensor: ir.TensorProtocol) -> bool:
+    return bool(
+        tensor.doc_string or tensor.metadata_props or isinstance(tensor, ir.ExternalTensor)
+    )
+
+
+def _plain(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)

@@ -79,7 +79,7 @@ class FieldCopies:
                 overload=node.overload,
                 num_outputs=len(node.outputs),
                 version=node.version,
-                name=f"{prefix}/{node.name or node.op_type}",
+                name=self._writer.fresh(f"{prefix}/{node.name or node.op_type}"),
             )
             for old, new in zip(node.outputs, copy.outputs, strict=True):
                 new.name = self._writer.fresh(f"{prefix}/{old.name}") if old.name else ""

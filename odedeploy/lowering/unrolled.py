@@ -72,8 +72,9 @@ def _run(
             derivatives = zip(field(time, states[step.state]), initial, strict=True)
             slopes[step.slope] = tuple(_like(k, x, writer) for k, x in derivatives)
         else:
+            written = f"{name}.x{step.state}"
             states[step.state] = tuple(
-                combine[i](base, [(slopes[k][i], c) for k, c in step.terms], f"{name}.x{step.state}")
+                combine[i](base, [(slopes[k][i], c) for k, c in step.terms], written)
                 for i, base in enumerate(states[step.base])
             )
     return [states[i] for i in program.outputs]

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 
 class Writer:
-    """Collects nodes whose outputs have unique names, and hands out constants stored once.
+    """Collects nodes under unique names and hands out constants that are stored once.
 
     ``nodes`` are in execution order and belong to no graph yet; constants become initializers of
     ``graph`` at once.
@@ -20,7 +20,8 @@ class Writer:
         self.nodes: list[ir.Node] = []
         self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
         self._names = {value.name for value in (*graph.inputs, *graph.initializers.values())}
-        self._names |= {output.name for node in graph.all_nodes() for output in node.outputs}
+        for node in graph.all_nodes():
+            self._names |= {node.name, *(output.name for output in node.outputs)}
 
     def scalar(self, value: float, dtype: ir.DataType) -> ir.Value:
         """``value`` rounded to ``dtype`` as a 0-d initializer, one per rounded value."""
@@ -40,7 +41,7 @@ class Writer:
         attributes: Mapping[str, int] | None = None,
     ) -> ir.Value:
         """Append an ``ai.onnx`` node of one output, with the dtype and shape of ``like``."""
-        node = ir.node(op_type, inputs, attributes or {}, name=f"{name}/{op_type}")
+        node = ir.node(op_type, inputs, attributes or {}, name=self.fresh(f"{name}/{op_type}"))
         output = node.outputs[0]
         output.name = self.fresh(name)
         if like is not None:

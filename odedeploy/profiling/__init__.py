@@ -86,7 +86,9 @@ def profile(
         "seed": seed,
     }
     artefacts, baselines = finished[: len(entries)], finished[len(entries) :]
-    return Profile(described, asked, pareto.mark(artefacts), tuple(baselines))
+    return Profile(
+        described, asked, pareto.mark(artefacts), tuple(baselines), rows.disturbances(finished)
+    )
 
 
 def write(result: Profile, folder: Path) -> tuple[Path, ...]:

@@ -183,8 +183,8 @@ def _draw_baseline(axes: Any, row: Row, colour: str, name: str) -> None:
     label = f"PyTorch {row.solver} on {name}{evaluations}"
     if row.error is not None:
         axes.scatter(
-            [max(row.error, EXACT)], [p50], s=190, marker="*", facecolors=colour, edgecolors="white",
-            linewidths=0.8, zorder=4, label=label,
+            [max(row.error, EXACT)], [p50], s=190, marker="*", facecolors=colour,
+            edgecolors="white", linewidths=0.8, zorder=4, label=label,
         )  # fmt: skip
     else:
         axes.axhline(p50, color=colour, linewidth=1.3, linestyle="--", zorder=1, label=label)

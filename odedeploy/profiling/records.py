@@ -175,12 +175,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """Every row of one sweep. ``asked`` holds the request: targets, tolerances, seconds, seed."""
+    """Every row of one sweep. ``asked`` holds the request: targets, tolerances, seconds, seed.
+    ``warnings`` are sentences on what may have disturbed the measurement."""
 
     machine: dict[str, Any]
     asked: dict[str, Any]
     rows: tuple[Row, ...]
     baselines: tuple[Row, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; ``from_json`` gives the same profile back. What is not a finite
@@ -195,7 +197,8 @@ class Profile:
             rows, baselines = (
                 tuple(Row.from_json(row) for row in data[side]) for side in ("rows", "baselines")
             )
-            return cls(dict(data["machine"]), dict(data["asked"]), rows, baselines)
+            warnings = tuple(map(str, data.get("warnings", ())))
+            return cls(dict(data["machine"]), dict(data["asked"]), rows, baselines, warnings)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"This is not a profile: {error} is missing or malformed.") from error
 

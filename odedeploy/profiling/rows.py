@@ -16,6 +16,9 @@ from odedeploy.profiling.measure import Trace
 from odedeploy.profiling.records import Baseline, Entry, Percentiles, Query, Ratio, Row
 from odedeploy.targets import Target
 
+BUSY = 0.9
+"""Share of a core below which a thread that only computes was kept waiting."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -112,6 +115,23 @@ def finish(rows: Sequence[Row], traces: Sequence[Trace], seed: int) -> list[Row]
             ratio = _ratio(name, traces[index], traces[base], seed)
             filled[index] = replace(row, ratio=ratio)
     return filled
+
+
+def disturbances(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What speaks against the latencies: inferences on one processor thread that had to wait for
+    the processor, told by their processor time falling behind the clock."""
+    shares = [
+        row.cpu_seconds * row.throughput / row.batch
+        for row in rows
+        if row.measured and row.threads == 1 and row.cpu_seconds and row.throughput
+        if row.format == "pytorch" or row.providers == ("CPUExecutionProvider",)
+    ]
+    if not shares or min(shares) > BUSY:
+        return ()
+    return (
+        "The machine was busy with other work: an inference on one thread got "
+        f"{100 * min(shares):.0f} % of its core; measure again when it is quiet.",
+    )
 
 
 def _fill(row: Row, trace: Trace, seed: int) -> Row:

@@ -20,8 +20,8 @@ from scipy import stats
 
 @cache
 def order_statistic(n: int, coverage: float, confidence: float) -> int | None:
-    """The smallest k, counted from 1, such that the k-th smallest of n errors is an upper bound
-    of the ``coverage`` quantile with ``confidence``; None when n is too small for any.
+    """The smallest k, from 1, for which the k-th smallest of n errors bounds the ``coverage``
+    quantile from above with ``confidence``; None when n is too small for any.
     """
     ranks = np.arange(n)
     sure = stats.binom.cdf(ranks, n, coverage) >= confidence
@@ -29,7 +29,7 @@ def order_statistic(n: int, coverage: float, confidence: float) -> int | None:
 
 
 def minimum_samples(coverage: float, confidence: float) -> int:
-    """Fewest inputs, none of them in violation, that give the promise: coverageⁿ ≤ 1 − confidence."""
+    """Fewest inputs, none in violation, that give the promise: coverageⁿ ≤ 1 − confidence."""
     n = max(1, math.floor(math.log1p(-confidence) / math.log(coverage)) - 1)
     while order_statistic(n, coverage, confidence) is None:
         n += 1
@@ -37,7 +37,7 @@ def minimum_samples(coverage: float, confidence: float) -> int:
 
 
 def allowed_violations(n: int, coverage: float, confidence: float) -> int | None:
-    """How many of n inputs may miss the tolerance with the promise kept; None when n is too small."""
+    """How many of n inputs may miss the tolerance; None when n is too small for the promise."""
     k = order_statistic(n, coverage, confidence)
     return None if k is None else n - k
 

@@ -36,7 +36,7 @@ class Candidate:
 
 
 def quantile(errors: np.ndarray, coverage: float) -> float:
-    """Smallest of ``errors``, shape (n,), that at least a share ``coverage`` of them do not exceed."""
+    """The smallest of n errors that a share ``coverage`` of them or more do not exceed."""
     rank = math.ceil(coverage * len(errors) - 1e-9)
     return float(np.sort(errors)[max(rank, 1) - 1])
 

@@ -25,7 +25,7 @@ SCREEN = 64
 """Inputs of fit on which the ladder is climbed."""
 
 SAFE = 0.5
-"""The first plan to be tested keeps all errors on fit and validate below this share of the target."""
+"""Share of the target below which the first plan to be tested keeps all errors."""
 
 SEQUENCE = 8
 """Most plans that are put to the test of certification."""

@@ -15,6 +15,9 @@ from odedeploy.spec import ExportSpec
 RANKING = 8
 """Fewest inputs left for ranking when certification takes its minimum."""
 
+SAMPLES = 1024
+"""Inputs in use when nobody says how many; more where the promise needs more."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -56,6 +59,7 @@ class Splits:
 def split(inputs: Inputs, spec: ExportSpec, static: frozenset[str] = frozenset()) -> Splits:
     """Permute the inputs by ``spec.seed``, use at most ``spec.samples`` and split them in three.
 
+    Without ``spec.samples``, at most ``SAMPLES`` inputs or twice what certification needs.
     The first axis of every array is the batch; those named in ``static`` have none and stay whole
     in every split.
 
@@ -66,7 +70,8 @@ def split(inputs: Inputs, spec: ExportSpec, static: frozenset[str] = frozenset()
     _refuse_nan(inputs, static)
     if n < 3:
         raise BadInput(f"At least 3 inputs are needed, one a split, got {n}; give more.")
-    order = np.random.default_rng(spec.seed).permutation(n)[: spec.samples]
+    limit = spec.samples or max(SAMPLES, 2 * minimum_samples(spec.coverage, spec.confidence))
+    order = np.random.default_rng(spec.seed).permutation(n)[:limit]
     used = take(inputs, order, static)
     fit, validate, certify = shares(len(order), spec.coverage, spec.confidence)
     rows = np.split(np.arange(len(order)), [fit, fit + validate, fit + validate + certify])

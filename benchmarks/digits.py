@@ -1,0 +1,74 @@
+"""mnist-odenet's artefacts on all 10,000 test digits, against the float64 reference solve.
+
+    python benchmarks/digits.py [--data DIR] [--tol 1e-2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from odedeploy import api
+from odedeploy.delivery import Planned, deliver
+from odedeploy.formats import FORMATS, find
+from odedeploy.frontends import live
+from odedeploy.models import mnist
+from odedeploy.reference import solve
+from odedeploy.spec import ExportSpec
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder of MNIST's IDX files; else fetched")
+    parser.add_argument("--tol", type=float, default=1e-2)
+    arguments = parser.parse_args()
+    digits = mnist.load("test", arguments.data)
+    images = {"image": mnist.pixels(digits.images)}
+    loaded = api.load_model("mnist-odenet")
+    graph = api.capture(loaded.module, loaded.inputs)
+    planned = api.plan(graph, loaded.inputs, arguments.tol)
+    reference = solve(live(graph), graph.sites, images, arguments.tol)
+    truth = reference.outcome.outputs["output"]
+    wrong = float(np.mean(truth.argmax(1) != digits.labels))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in FORMATS:
+            spec = ExportSpec(tol=arguments.tol, format=name)
+            path = Path(folder) / f"m{find(name).suffix}"
+            manifest = deliver(
+                graph, Planned(spec, planned.splits, planned.reference, planned.search, {}), path
+            )
+            runner = find(name).open(path)
+            parts = [
+                runner.run({"image": images["image"][i : i + 500]})["output"]
+                for i in range(0, len(truth), 500)
+            ]
+            found = np.concatenate(parts)
+            errors = reference.errors({"output": found}, np.arange(len(truth)))
+            rows.append({
+                "format": name, "solver": manifest.plan["solver"], "nfe": manifest.plan["nfe"],
+                "bound": manifest.error.bound, "within": float(np.mean(errors <= arguments.tol)),
+                "max": float(errors.max()),
+                "agreement": float(np.mean(found.argmax(1) == truth.argmax(1))),
+                "test_error": float(np.mean(found.argmax(1) != digits.labels)),
+            })  # fmt: skip
+    print(f"reference: test error {wrong:.2%} on {len(truth)} digits, solved by "
+          f"{reference.method}, self-check {reference.self_check:.1e}\n")  # fmt: skip
+    print("| file | solver | NFE | certified bound | digits within tol | largest error "
+          "| same class as reference | test error |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['format']} | {row['solver']} | {row['nfe']} | {row['bound']:.2e} "
+              f"| {row['within']:.2%} | {row['max']:.2e} | {row['agreement']:.2%} "
+              f"| {row['test_error']:.2%} |")  # fmt: skip
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    (results / "digits.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What the solver inside the artefact costs beyond its evaluations.
+
+Latency of the mnist-odenet artefact ÷ (NFE × bare field + stem and head), all in onnxruntime,
+batch 1, one thread, interleaved in one process.
+
+    python benchmarks/overhead.py [--solver rk4 --nfe 16] [--rounds 60]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import odedeploy
+from odedeploy import api
+from odedeploy.formats import find
+from odedeploy.graph import OdeGraph
+from odedeploy.grid import Grid
+from odedeploy.program import Plan, Program, SolvePlan, solve_plan
+from odedeploy.solvers import find as find_solver
+
+CASES = (("euler", 16), ("midpoint", 16), ("rk4", 16), ("ab3_euler", 12), ("ab3_euler", 16))
+
+
+class FieldAt(nn.Module):
+    """The vector field at one time, as an ordinary network of the state."""
+
+    def __init__(self, field: nn.Module, time: float) -> None:
+        super().__init__()
+        self.field = field
+        self.time = time
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.field(torch.tensor(self.time), state)
+
+
+def write(graph: OdeGraph, plan: Plan, path: Path) -> Callable[[np.ndarray], object]:
+    form = find("onnx")
+    form.build(graph, plan, "unrolled").write(path, {})
+    model = odedeploy.load(path, threads=1)
+    (spec,) = model.inputs
+    return lambda array: model.run({spec.name: array}, check=False)
+
+
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=40)
+    arguments = parser.parse_args()
+    loaded = api.load_model("mnist-odenet")
+    image = loaded.inputs["image"][:1]
+    graph = api.capture(loaded.module, loaded.inputs)
+    with torch.no_grad():
+        state = loaded.module.stem(torch.from_numpy(image)).numpy()
+    field = api.capture(FieldAt(loaded.module.field, 0.5), np.repeat(state, 8, 0))
+    none = Plan((SolvePlan("solve0", "none", Grid.uniform(0, 1, 1), Program((), (0, 0))),))
+    with tempfile.TemporaryDirectory() as folder:
+        bare = write(field, Plan(()), Path(folder) / "field.onnx")
+        rest = write(graph, none, Path(folder) / "rest.onnx")
+        whole = {}
+        for solver, nfe in CASES:
+            method = find_solver(solver)
+            steps = method.steps(nfe)
+            assert steps is not None
+            plan = Plan((solve_plan("solve0", method, Grid.uniform(0, 1, steps)),))
+            whole[solver, nfe] = write(graph, plan, Path(folder) / f"{solver}{nfe}.onnx")
+        calls = {"field": lambda: bare(state), "rest": lambda: rest(image)}
+        calls |= {case: (lambda run=run: run(image)) for case, run in whole.items()}
+        samples: dict[object, list[float]] = {name: [] for name in calls}
+        for warm in calls.values():
+            median_seconds(warm, 20)
+        for _ in range(arguments.rounds):
+            for name, call in calls.items():
+                many = arguments.repeats if name in ("field", "rest") else arguments.repeats // 4
+                samples[name].append(median_seconds(call, many))
+    rows = []
+    for solver, nfe in CASES:
+        floor = nfe * np.array(samples["field"]) + np.array(samples["rest"])
+        ratios = np.array(samples[solver, nfe]) / floor
+        low, high = np.percentile(
+            np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), 1), [2.5, 97.5]
+        )
+        rows.append({
+            "solver": solver, "nfe": nfe,
+            "latency_ms": round(1e3 * float(np.median(samples[solver, nfe])), 3),
+            "floor_ms": round(1e3 * float(np.median(floor)), 3),
+            "ratio": round(float(np.median(ratios)), 3),
+            "interval": [round(float(low), 3), round(float(high), 3)],
+        })  # fmt: skip
+    field_us, rest_us = (1e6 * float(np.median(samples[n])) for n in ("field", "rest"))
+    print(f"bare field {field_us:.0f} µs, stem and head {rest_us:.0f} µs (batch 1, one thread)\n")
+    print("| solver | NFE | artefact, ms | NFE × field + rest, ms | ratio | 95 % interval |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        low, high = row["interval"]
+        print(f"| {row['solver']} | {row['nfe']} | {row['latency_ms']} | {row['floor_ms']} "
+              f"| {row['ratio']} | {low} – {high} |")  # fmt: skip
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    (results / "overhead.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

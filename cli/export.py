@@ -1,0 +1,103 @@
+"""``odedeploy export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from odedeploy.cli import output
+from odedeploy.cli.options import (
+    BestEffort,
+    Confidence,
+    Coverage,
+    Inputs,
+    Json,
+    Model,
+    Replan,
+    Samples,
+    Seed,
+    Static,
+    Weights,
+)
+from odedeploy.errors import Unusable
+from odedeploy.spec import ExportSpec
+
+
+def export(
+    model: Model,
+    tol: Annotated[float, typer.Option(help="Largest relative error of an input.")],
+    path: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")
+    ],
+    weights: Weights = None,
+    inputs: Inputs = None,
+    static: Static = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="onnx or torchscript; by default what FILE ends in.", metavar="NAME"),
+    ] = None,
+    target: Annotated[str, typer.Option(metavar="NAME", help="What it will run on.")] = "cpu",
+    precision: Annotated[str, typer.Option(metavar="NAME", help="Arithmetic.")] = "fp32",
+    form: Annotated[str, typer.Option(metavar="NAME", help="How the solve is written.")] = (
+        "unrolled"
+    ),
+    solver: Annotated[
+        str, typer.Option(metavar="NAME", help="A solver of `odedeploy solvers`, or auto.")
+    ] = "auto",
+    nfe: Annotated[
+        int | None, typer.Option(help="Exactly this many evaluations of the vector field.")
+    ] = None,
+    metric: Annotated[str, typer.Option(metavar="NAME", help="What the error is of.")] = "output",
+    coverage: Coverage = 0.99,
+    confidence: Confidence = 0.95,
+    samples: Samples = None,
+    seed: Seed = 0,
+    replan: Replan = False,
+    best_effort: BestEffort = False,
+    as_json: Json = False,
+) -> None:
+    """Write MODEL as one file that keeps a tolerance.
+
+    The file holds the cheapest fixed-step solve whose error is certified on held-out inputs.
+
+    Nothing is written when no plan keeps it, unless --best-effort is given.
+    """
+    spec = ExportSpec(
+        tol=tol, format=_format(format, path), target=target, precision=precision, form=form,
+        solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
+        samples=samples, seed=seed, replan=replan, best_effort=best_effort,
+    )  # fmt: skip
+    _check_names(spec)
+    with output.working() as progress:
+        progress("loading", 0, 0)
+        from odedeploy import api
+
+        loaded = api.load_model(model, weights, inputs, tuple(static or ()))
+        manifest = api.deploy(loaded, spec, path, progress)
+    if as_json:
+        output.emit(manifest.to_json())
+        return
+    from odedeploy.cli import summary
+
+    output.show(
+        *summary.of(manifest),
+        f"\nWrote {path} and {path}.json. Next, where it will run: odedeploy verify {path}",
+    )
+
+
+def _format(asked: str | None, path: Path) -> str:
+    from odedeploy import formats
+
+    return formats.from_path(path).name if asked is None else formats.find(asked).name
+
+
+def _check_names(spec: ExportSpec) -> None:
+    """Names that no table holds are refused before anything is loaded."""
+    from odedeploy import solvers, targets
+
+    if spec.solver != "auto":
+        solvers.find(spec.solver)
+    if problem := targets.usable(targets.find(spec.target)):
+        raise Unusable(problem)

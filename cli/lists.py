@@ -1,0 +1,61 @@
+"""``odedeploy models``, ``solvers`` and ``targets``: what there is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from odedeploy.cli import output
+from odedeploy.cli.options import Json
+
+
+def models(as_json: Json = False) -> None:
+    """List the reference models, with what they reach."""
+    from odedeploy.models import MODELS, card
+
+    found = [{"name": n, "summary": e.summary, "card": card(n)} for n, e in MODELS.items()]
+    if as_json:
+        output.emit({"models": found})
+        return
+    rows = [
+        (m["name"], m["summary"], f"{m['card']['parameters']:,}", m["card"]["test"].get("error"))
+        for m in found
+    ]
+    output.show(output.table("", ("model", "what it is", "parameters>", "test error>"), rows))
+
+
+def solvers(as_json: Json = False) -> None:
+    """List the solvers, with their sources."""
+    from odedeploy.solvers import SOLVERS, TORCHDIFFEQ
+
+    found = [
+        {
+            "name": method.name,
+            "order": method.order,
+            "evaluations_per_step": method.evaluations(2) - method.evaluations(1),
+            "evaluations_to_start": 2 * method.evaluations(1) - method.evaluations(2),
+            "torchdiffeq": [theirs for theirs, ours in TORCHDIFFEQ.items() if ours == method.name],
+            "source": method.source,
+        }
+        for method in SOLVERS.values()
+    ]
+    if as_json:
+        output.emit({"solvers": found})
+        return
+    columns = ("solver", "order>", "per step>", "to start>", "in torchdiffeq", "source")
+    rows = [(*list(s.values())[:4], ", ".join(s["torchdiffeq"]), s["source"]) for s in found]
+    output.show(output.table("Evaluations of the vector field", columns, rows))
+
+
+def targets(as_json: Json = False) -> None:
+    """List the targets, and which work here."""
+    from odedeploy.targets import TARGETS, find, usable
+
+    found = [
+        {**asdict(target), "usable": (reason := usable(target)) is None, "reason": reason}
+        for target in map(find, TARGETS)
+    ]
+    if as_json:
+        output.emit({"targets": found})
+        return
+    rows = [(t["name"], t["description"], t["reason"] or "usable") for t in found]
+    output.show(output.table("", ("target", "what it is", "here"), rows))

@@ -1,0 +1,56 @@
+"""A manifest for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from odedeploy.cli import output
+from odedeploy.manifest import Manifest
+
+
+def of(manifest: Manifest) -> list[Any]:
+    """The sentence that is promised, and the numbers it rests on."""
+    error, plan = manifest.error, manifest.plan
+    bound = f"{_bound(manifest)} (largest {error.max:.3g}, median {error.median:.3g})"
+    return [
+        output.facts(
+            manifest.file,
+            [
+                ("solver", plan["solver"]),
+                ("evaluations (NFE)", plan["nfe"]),
+                *((f"  {site['name']}", _site(site)) for site in plan["sites"]),
+                ("tolerance", f"{manifest.tol:g}" + ("" if manifest.kept else ", not kept")),
+                ("certified error", bound),
+                ("  of the discretisation", manifest.discretisation_error),
+                ("  of the export", manifest.export_error),
+                ("reference", _reference(manifest.reference)),
+                ("inputs", _signature(manifest.inputs)),
+                ("outputs", _signature(manifest.outputs)),
+                ("file", f"{manifest.format}, {manifest.form}, {manifest.precision}, "
+                         f"{output.size(manifest.bytes)}"),
+                ("seconds", ", ".join(f"{k} {v:.1f}" for k, v in manifest.seconds.items())),
+            ],
+        ),  # fmt: skip
+        "",
+        manifest.promise,
+    ]
+
+
+def _bound(manifest: Manifest) -> str:
+    error = manifest.error
+    if error.bound is None:
+        return "no bound"
+    return f"{error.bound:.3g} on {error.samples} inputs"
+
+
+def _site(site: Mapping[str, Any]) -> str:
+    return f"{site['solver']}, {site['nfe']} evaluations, t = {site['t0']:g} to {site['t1']:g}"
+
+
+def _reference(reference: Mapping[str, Any]) -> str:
+    return f"{reference['method']}, own error {output.text(reference['self_check'])}"
+
+
+def _signature(specs: Sequence[Any]) -> str:
+    return ", ".join(f"{s.name} {s.dtype} ({', '.join(map(str, s.shape))})" for s in specs)

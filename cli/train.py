@@ -1,0 +1,93 @@
+"""``odedeploy train``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from odedeploy.cli import output
+from odedeploy.cli.options import Json, Seed
+
+if TYPE_CHECKING:
+    from odedeploy.models.tasks import Progress
+
+
+def train(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A model of `odedeploy models`.", show_default=False),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the data set; without it, it is fetched."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Where the files go: runs/NAME."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Stretch or shrink the model's own recipe to this length.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of resuming the checkpoint.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a reference model with the adjoint.
+
+    A run that was stopped goes on where it was. Writes a checkpoint, the weights and the model card.
+    """
+    folder = folder or Path("runs") / name
+    with _reporting() as report:
+        from odedeploy import models
+
+        result = models.train(
+            name, folder=folder, data=data, seed=seed, epochs=epochs, device=device, fresh=fresh,
+            report=report,
+        )  # fmt: skip
+    if as_json:
+        files = {key: str(getattr(result, key)) for key in ("checkpoint", "weights", "card_file")}
+        output.emit({"name": name, **files, "card": result.card})
+        return
+    measured = result.card["test"] or result.card["held_out"]
+    on = "test" if result.card["test"] else "held-out"
+    output.show(
+        f"{name}: {_metrics(measured)} on the {on} data, {result.card['parameters']:,} parameters.",
+        f"Wrote {result.weights}, {result.card_file} and {result.checkpoint}. Next: "
+        f"odedeploy export {name} --weights {result.weights} --tol 1e-2 -o {name}.onnx",
+    )
+
+
+@contextmanager
+def _reporting() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on a terminal, otherwise a line a report, both on stderr."""
+    with output.working() as progress:
+        progress("loading", 0, 0)
+        live = sys.stderr.isatty()
+
+        def report(at: Progress) -> None:
+            if live:
+                progress(_line(at), at.step, at.steps)
+            if not live or at.held_out is not None:
+                output.warn(f"step {at.step} of {at.steps}, {_line(at)}, {at.seconds:.0f} s")
+
+        yield report
+
+
+def _line(at: Progress) -> str:
+    parts = [f"epoch {at.epoch} of {at.epochs}", f"loss {at.loss:.4f}", _metrics(at.metrics)]
+    if at.held_out is not None:
+        parts.append(f"held out: {_metrics(at.held_out)}")
+    counts = f"{at.forward_evaluations:.0f} forward, {at.backward_evaluations:.0f} backward"
+    return ", ".join([*parts, f"evaluations {counts}"])
+
+
+def _metrics(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())
