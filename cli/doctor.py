@@ -11,7 +11,6 @@ from odedeploy import __version__
 from odedeploy.cli import extras, output
 from odedeploy.cli.options import Json
 
-
 ONE_OF = ("onnxruntime", "onnxruntime-gpu")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, requires
 
 
 @cache
 def of_distributions() -> Mapping[str, str]:
     """Distribution → extra; empty for those that every install has, such as NumPy."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     try:
         lines = requires("odedeploy") or []
     except PackageNotFoundError:

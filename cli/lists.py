@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from odedeploy.cli import output
 from odedeploy.cli.options import Json
@@ -12,7 +13,9 @@ def models(as_json: Json = False) -> None:
     """List the reference models, with what they reach."""
     from odedeploy.models import MODELS, card
 
-    found = [{"name": n, "summary": e.summary, "card": card(n)} for n, e in MODELS.items()]
+    found: list[dict[str, Any]] = [
+        {"name": n, "summary": e.summary, "card": card(n)} for n, e in MODELS.items()
+    ]
     if as_json:
         output.emit({"models": found})
         return
@@ -27,7 +30,7 @@ def solvers(as_json: Json = False) -> None:
     """List the solvers, with their sources."""
     from odedeploy.solvers import SOLVERS, TORCHDIFFEQ
 
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "name": method.name,
             "order": method.order,

@@ -15,9 +15,7 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-File = Annotated[
-    Path, typer.Argument(metavar="FILE", help="An exported file.", show_default=False)
-]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="An exported file.", show_default=False)]
 Weights = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Weights of the model: .safetensors or .pt."),

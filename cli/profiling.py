@@ -34,8 +34,9 @@ FILES = ("profile.json", "profile.csv", "pareto.png", "report.html")
 def profile(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL|FILE...", help="Models, or exported files.",
-                       show_default=False),
+        typer.Argument(
+            metavar="MODEL|FILE...", help="Models, or exported files.", show_default=False
+        ),
     ],
     tol: Annotated[
         list[float], typer.Option(help="A tolerance to export for; may be repeated.")

@@ -27,8 +27,11 @@ def of(manifest: Manifest) -> list[Any]:
                 ("reference", _reference(manifest.reference)),
                 ("inputs", _signature(manifest.inputs)),
                 ("outputs", _signature(manifest.outputs)),
-                ("file", f"{manifest.format}, {manifest.form}, {manifest.precision}, "
-                         f"{output.size(manifest.bytes)}"),
+                (
+                    "file",
+                    f"{manifest.format}, {manifest.form}, {manifest.precision}, "
+                    f"{output.size(manifest.bytes)}",
+                ),
                 ("seconds", ", ".join(f"{k} {v:.1f}" for k, v in manifest.seconds.items())),
             ],
         ),  # fmt: skip

@@ -42,7 +42,8 @@ def train(
 ) -> None:
     """Train a reference model with the adjoint.
 
-    A run that was stopped goes on where it was. Writes a checkpoint, the weights and the model card.
+    Writes a checkpoint, the weights and the model card. A run that was stopped goes on where it
+    was.
     """
     folder = folder or Path("runs") / name
     with _reporting() as report:

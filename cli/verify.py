@@ -24,7 +24,9 @@ def verify(
 ) -> None:
     """Check an exported file on this machine.
 
-    Without MODEL its golden inputs must give their outputs. With MODEL its inputs are solved by the reference, and FILE must keep its tolerance on them.
+    Without MODEL its golden inputs must give their outputs. With MODEL the model's inputs are
+    solved by the reference, and FILE must keep its tolerance on them.
+
     Ends with 1 when FILE falls short.
     """
     if against is None and (weights or inputs or static):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,20 +28,43 @@ if TYPE_CHECKING:
 
 
 def capture(
-    model: nn.Module, inputs: Any, *, static: Collection[str] = (), replan: bool = False
+    model: nn.Module,
+    inputs: Any,
+    *,
+    static: Collection[str] = (),
+    replan: bool = False,
+    noise: str | None = None,
 ) -> OdeGraph:
     """The ODE graph of ``model``, no solver chosen yet; the model is left as it was.
 
     ``inputs`` is a tensor or array, a tuple of them in the order of forward's arguments, or a dict
     by their names; the first axis is the batch except for the names in ``static``. ``replan``
-    treats calls of fixed-step methods as ODEs.
+    treats calls of fixed-step methods as ODEs. ``noise`` says what becomes of noise that the model
+    draws: ``"fixed"``, one seeded draw for all samples, or ``"input"``, inputs ``noise_0`` ….
 
     Raises CaptureRefused for a model that cannot be exported, naming the place of the solve.
     """
     from odedeploy import frontends
     from odedeploy.frontends.loading import named_inputs
 
-    return frontends.capture(model, named_inputs(model, inputs), static, replan)
+    return frontends.capture(model, named_inputs(model, inputs), static, replan, noise)
+
+
+def capture_field(
+    f: Callable[..., Any], x: Any, t0: float, t1: float, **condition: Any
+) -> OdeGraph:
+    """The ODE graph of dx/dt = f(t, x, **condition) from ``t0`` to ``t1``; its output is x at t1.
+
+    ``x`` is a tensor or array of states, the batch first. Conditions are tensors or arrays with
+    the batch first, or single numbers such as a guidance scale; all stay run-time inputs.
+
+    Raises CaptureRefused for a field that cannot be exported.
+    """
+    from odedeploy import frontends
+    from odedeploy.frontends.loading import array
+
+    arrays = {name: array(name, value) for name, value in condition.items()}
+    return frontends.capture_field(f, array("x", x), t0, t1, arrays)
 
 
 def plan(
@@ -122,7 +145,8 @@ def load_model(
         )
     if unknown := sorted(set(static) - set(given)):
         raise BadInput(f"--static names {', '.join(unknown)}; the inputs are {', '.join(given)}.")
-    return Loaded(name, module, given, frozenset(static), address, weights)
+    scalars = {key for key, array in given.items() if array.ndim == 0}
+    return loading.Loaded(name, module, given, frozenset(scalars.union(static)), address, weights)
 
 
 def _address(name: str) -> str:

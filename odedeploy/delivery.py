@@ -77,7 +77,7 @@ def captured(loaded: Loaded, spec: ExportSpec, progress: Progress = silent) -> O
 
     split(loaded.inputs, spec, loaded.static)
     progress("capture", 0, 1)
-    graph = frontends.capture(loaded.module, loaded.inputs, loaded.static, spec.replan)
+    graph = frontends.capture(loaded.module, loaded.inputs, loaded.static, spec.replan, spec.noise)
     progress("capture", 1, 1)
     return graph
 
@@ -193,6 +193,7 @@ def _manifest(
         seconds=seconds,
         inputs=input_specs(graph.model),
         outputs=output_specs(graph.model),
+        extra={"route": graph.route},
         versions=_versions(),
         seed=spec.seed,
         warnings=failures,

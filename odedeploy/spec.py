@@ -10,6 +10,7 @@ from odedeploy.errors import BadInput, UnknownName
 FORMS = ("unrolled",)
 PRECISIONS = ("fp32",)
 METRICS = ("output",)
+NOISE = ("fixed", "input")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class ExportSpec:
     holds and ``confidence`` how sure that is. ``solver`` is ``"auto"`` or a catalogue name and
     ``nfe`` fixes the number of evaluations; both together leave nothing to search. ``samples``
     caps how many of the given inputs are used. ``replan`` treats fixed-step calls as ODEs.
+    ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``.
     ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.
@@ -38,6 +40,7 @@ class ExportSpec:
     samples: int | None = None
     seed: int = 0
     replan: bool = False
+    noise: str | None = None
     best_effort: bool = False
 
     def __post_init__(self) -> None:
@@ -54,6 +57,7 @@ class ExportSpec:
             ("form", self.form, FORMS),
             ("precision", self.precision, PRECISIONS),
             ("metric", self.metric, METRICS),
+            ("noise", self.noise, NOISE),
         ):
-            if value not in known:
+            if value is not None and value not in known:
                 raise UnknownName(kind, value, known)

@@ -41,7 +41,9 @@ class Builder:
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
 
-    def value(self, name: str, shape: Sequence[int | str], dtype: ir.DataType | None = None) -> ir.Value:
+    def value(
+        self, name: str, shape: Sequence[int | str], dtype: ir.DataType | None = None
+    ) -> ir.Value:
         return ir.Value(name=name, type=ir.TensorType(dtype or self.dtype), shape=ir.Shape(shape))
 
     def weight(self, name: str, array: Any, dtype: ir.DataType | None = None) -> ir.Value:
@@ -55,8 +57,13 @@ class Builder:
         return self.weight(name, np.asarray(array), ir.DataType.INT64)
 
     def op(
-        self, op_type: str, *inputs: ir.Value, name: str, like: ir.Value | None = None,
-        shape: Sequence[int | str] | None = None, **attributes: Any,
+        self,
+        op_type: str,
+        *inputs: ir.Value,
+        name: str,
+        like: ir.Value | None = None,
+        shape: Sequence[int | str] | None = None,
+        **attributes: Any,
     ) -> ir.Value:
         node = ir.node(op_type, inputs, attributes, name=f"node_{name}")
         node.outputs[0].name = name
@@ -66,33 +73,53 @@ class Builder:
         self.nodes.append(node)
         return node.outputs[0]
 
-    def solve(self, name: str, states: Sequence[ir.Value], context: Sequence[ir.Value], times: int) -> tuple[ir.Value, ...]:
-        node = ir.Node(SOLVE_DOMAIN, "Solve", [*states, *context], num_outputs=len(states), name=name, version=1)
+    def solve(
+        self, name: str, states: Sequence[ir.Value], context: Sequence[ir.Value], times: int
+    ) -> tuple[ir.Value, ...]:
+        node = ir.Node(
+            SOLVE_DOMAIN,
+            "Solve",
+            [*states, *context],
+            num_outputs=len(states),
+            name=name,
+            version=1,
+        )
         for i, (out, state) in enumerate(zip(node.outputs, states, strict=True)):
             out.name, out.type = f"{name}_trajectory{i}", state.type
             out.shape = ir.Shape([times, *state.shape])
         self.nodes.append(node)
         return tuple(node.outputs)
 
-    def function(self, name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Function:
+    def function(
+        self, name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]
+    ) -> ir.Function:
         graph = ir.Graph(inputs, outputs, nodes=self.nodes, opset_imports={"": OPSET}, name=name)
         return ir.Function(FIELD_DOMAIN, name, graph=graph, attributes=())
 
     def model(
-        self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], functions: Sequence[ir.Function]
+        self,
+        inputs: Sequence[ir.Value],
+        outputs: Sequence[ir.Value],
+        functions: Sequence[ir.Function],
     ) -> ir.Model:
         imports = {"": OPSET}
         if functions:
             imports |= {SOLVE_DOMAIN: 1, FIELD_DOMAIN: 1}
         graph = ir.Graph(
-            inputs, outputs, nodes=self.nodes, initializers=self.initializers,
-            opset_imports=imports, name="main",
+            inputs,
+            outputs,
+            nodes=self.nodes,
+            initializers=self.initializers,
+            opset_imports=imports,
+            name="main",
         )
         return ir.Model(graph, ir_version=10, functions=functions)
 
 
 def _site(times: Sequence[float], states: int = 1, number: int = 0) -> Site:
-    return Site(f"solve{number}", "field0", tuple(times), states, "dopri5", location="/home/me/x.py:7")
+    return Site(
+        f"solve{number}", "field0", tuple(times), states, "dopri5", location="/home/me/x.py:7"
+    )
 
 
 def linear(dtype: Any, times: Sequence[float] = (0.0, 1.0), last: bool = True) -> Example:
@@ -116,7 +143,9 @@ def linear(dtype: Any, times: Sequence[float] = (0.0, 1.0), last: bool = True) -
     (whole,) = m.solve("solve0", [x], context, len(times))
     out = whole
     if last:
-        out = m.op("Gather", whole, m.integers("last", -1), name="final", shape=["batch", 3], axis=0)
+        out = m.op(
+            "Gather", whole, m.integers("last", -1), name="final", shape=["batch", 3], axis=0
+        )
     out.name = "out"
     model = m.model([x], [out], [f.function("field0", [t, y, wt, drift, zero], [slope])])
     return Example(
@@ -137,7 +166,14 @@ def pair(dtype: Any, times: Sequence[float] = (0.0, 1.0)) -> Example:
     soft = f.op(MARKER, p, name="soft", like=p)
     turn = f.op("Cos", t, name="turn", like=t)
     slope = f.op("Sub", f.op("Mul", soft, turn, name="turned", like=p), p, name="dp", like=p)
-    power = f.op("ReduceSum", f.op("Mul", slope, slope, name="square", like=p), axis, name="de", like=e, keepdims=0)
+    power = f.op(
+        "ReduceSum",
+        f.op("Mul", slope, slope, name="square", like=p),
+        axis,
+        name="de",
+        like=e,
+        keepdims=0,
+    )
     m = Builder(dtype)
     x, z = m.value("x", ["batch", 3]), m.value("z", ["batch"])
     ps, es = m.solve("solve0", [x, z], [m.integers("axis1", [1])], len(times))
@@ -160,8 +196,11 @@ def pair(dtype: Any, times: Sequence[float] = (0.0, 1.0)) -> Example:
         return {"x": rng.standard_normal((n, 3)).astype(dtype), "z": np.zeros(n, dtype)}
 
     return Example(
-        OdeGraph(model, (_site(times, 2),)), inputs,
-        lambda inputs: (inputs["x"], inputs["z"]), field, lambda ys: [ys[-1][0], ys[-1][1]],
+        OdeGraph(model, (_site(times, 2),)),
+        inputs,
+        lambda inputs: (inputs["x"], inputs["z"]),
+        field,
+        lambda ys: [ys[-1][0], ys[-1][1]],
     )
 
 
@@ -192,7 +231,11 @@ def conditioned(dtype: Any, times: Sequence[float] = (0.0, 1.0)) -> Example:
 def stem_and_head(dtype: Any, times: Sequence[float] = (0.0, 1.0)) -> Example:
     """y0 = x S (batch, 2) → (batch, 3), dy/dt = tanh(y W) − y t, logits = y(t1) H (batch, 2)."""
     dtype = np.dtype(dtype)
-    s, w, h = B.astype(dtype)[None] * np.array([[1], [-2]], dtype), A.astype(dtype), A[:, :2].astype(dtype)
+    s, w, h = (
+        B.astype(dtype)[None] * np.array([[1], [-2]], dtype),
+        A.astype(dtype),
+        A[:, :2].astype(dtype),
+    )
     f = Builder(dtype)
     t, y, wt = f.value("t", []), f.value("y", ["batch", 3]), f.value("W", [3, 3])
     soft = f.op(MARKER, f.op("MatMul", y, wt, name="rate", like=y), name="soft", like=y)
@@ -234,6 +277,32 @@ def logistic(dtype: Any, times: Sequence[float] = (0.0, 1.0)) -> Example:
         lambda inputs: lambda t, y: y * (1 - y * dtype.type(1 / 3)) * np.cos(2 * t),
         lambda ys: [ys[-1]],
     )
+
+
+def convolution(dtype: Any = np.float32, size: int = 5, channels: int = 3) -> OdeGraph:
+    """dy/dt = conv(cat(t, tanh(y)); W, b) on images (batch, channels, size, size)."""
+    rng = np.random.default_rng(5)
+    f, m = Builder(np.dtype(dtype)), Builder(np.dtype(dtype))
+    image = ["batch", channels, size, size]
+    t, y, target = f.value("t", []), f.value("y", image), f.value("target", [4], ir.DataType.INT64)
+    w, b = f.value("W", [channels, channels + 1, 3, 3]), f.value("b", [channels])
+    spread = f.op("Expand", t, target, name="spread", shape=["batch", 1, size, size])
+    soft = f.op(MARKER, y, name="soft", like=y)
+    shape = ["batch", channels + 1, size, size]
+    both = f.op("Concat", spread, soft, name="both", shape=shape, axis=1)
+    slope = f.op("Conv", both, w, b, name="slope", like=y, kernel_shape=(3, 3), pads=(1, 1, 1, 1))
+    x = m.value("x", image)
+    batch = m.op("Shape", x, name="batch_size", start=0, end=1)
+    ends = m.op("Concat", batch, m.integers("rest", [1, size, size]), name="target0", axis=0)
+    weights = [
+        m.weight("conv.weight", 0.3 * rng.standard_normal((channels, channels + 1, 3, 3))),
+        m.weight("conv.bias", rng.standard_normal(channels)),
+    ]
+    (whole,) = m.solve("solve0", [x], [ends, *weights], 2)
+    last = m.integers("last", -1)
+    out = m.op("Gather", whole, last, name="out", shape=image, axis=0)
+    function = f.function("field0", [t, y, target, w, b], [slope])
+    return OdeGraph(m.model([x], [out], [function]), (_site((0.0, 1.0)),))
 
 
 GRAPHS: dict[str, Callable[..., Example]] = {

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchdiffeq
+from pattern_outcomes import arrays, as_written, tight_plan
 from patterns import PATTERNS, Field, Solver
 from torch import Tensor, nn
 from torchdiffeq import odeint
@@ -20,10 +21,7 @@ from odedeploy.errors import CaptureRefused, Diverged
 from odedeploy.frontends import capture, intercept
 from odedeploy.frontends.interception import SolveCall
 from odedeploy.frontends.probing import probe
-from odedeploy.graph import FIELD_DOMAIN, OdeGraph
-from odedeploy.grid import Grid
-from odedeploy.program import Plan, interpret, solve_plan
-from odedeploy.solvers import SOLVERS
+from odedeploy.program import interpret
 
 FIXED_METHODS = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams")
 OPTIONS: dict[str, dict[str, object]] = {
@@ -33,49 +31,6 @@ OPTIONS: dict[str, dict[str, object]] = {
     "grid constructor": {"grid_constructor": lambda f, y, t: torch.linspace(t[0], t[-1], 8)},
     "perturbed": {"step_size": 0.25, "perturb": True},
 }
-
-
-def arrays(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in inputs.items()}
-
-
-def tight_plan(graph: OdeGraph, steps: int = 40) -> Plan:
-    return Plan(
-        tuple(
-            site.kept or solve_plan(site.name, SOLVERS["rk4"], Grid.through(site.times, steps))
-            for site in graph.sites
-        )
-    )
-
-
-def as_written(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """The model's own answer, in evaluation mode, adaptive solves included."""
-    model = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        result = model(**inputs)
-    named = result if isinstance(result, dict) else {"output": result}
-    return {name: tensor.numpy() for name, tensor in named.items()}
-
-
-@pytest.mark.parametrize("name", PATTERNS)
-def test_plan_on_captured_model_matches_the_model_as_written(name: str) -> None:
-    model, inputs = PATTERNS[name]()
-    graph = capture(model, arrays(inputs))
-    outcome = graph.evaluator.run(tight_plan(graph), arrays(inputs), "float32")
-    for output, expected in as_written(model, inputs).items():
-        expected = np.moveaxis(expected, graph.evaluator.axes[output], 0)
-        np.testing.assert_allclose(outcome.outputs[output], expected, rtol=2e-3, atol=2e-3)
-
-
-@pytest.mark.parametrize("name", PATTERNS)
-def test_graph_holds_each_solve_once_and_only_standard_operators(name: str) -> None:
-    model, inputs = PATTERNS[name]()
-    graph = capture(model, arrays(inputs))
-    solves = [node for node in graph.model.graph if node.domain]
-    assert [(n.op_type, n.name) for n in solves] == [("Solve", s.name) for s in graph.sites]
-    assert set(graph.model.functions) == {(FIELD_DOMAIN, s.field, "") for s in graph.sites}
-    for function in graph.model.functions.values():
-        assert not any(node.domain for node in function)
 
 
 def test_batch_axis_is_symbolic() -> None:
@@ -180,14 +135,16 @@ def test_interception_ends_after_an_error_and_nests() -> None:
 
 def test_other_threads_keep_the_library() -> None:
     model, inputs = PATTERNS["name_bound_at_import"]()
-    expected = as_written(model, inputs)["output"]
+    expected = as_written(model, arrays(inputs))["output"]
     found: list[np.ndarray] = []
 
     def zero(call: SolveCall) -> tuple[Tensor, ...]:
         return tuple(torch.zeros(len(call.times), *y.shape) for y in call.initial)
 
     with intercept(zero), torch.no_grad():
-        thread = threading.Thread(target=lambda: found.append(as_written(model, inputs)["output"]))
+        thread = threading.Thread(
+            target=lambda: found.append(as_written(model, arrays(inputs))["output"])
+        )
         thread.start()
         thread.join()
         assert not model(**inputs).any()

@@ -90,7 +90,11 @@ def test_the_batch_stays_dynamic(name: str, batch: int) -> None:
     model, inputs = lower(example.graph, plan), example.inputs(batch)
     assert_close(run(model, inputs), expected(example, plan, inputs), Tolerance.FLOAT32)
     for given, lowered in zip(example.graph.model.graph.inputs, model.graph.inputs, strict=True):
-        assert (given.name, given.shape, given.dtype) == (lowered.name, lowered.shape, lowered.dtype)
+        assert (given.name, given.shape, given.dtype) == (
+            lowered.name,
+            lowered.shape,
+            lowered.dtype,
+        )
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -117,8 +121,11 @@ def test_a_trajectory_holds_the_requested_times() -> None:
     example = linear(np.float64, times, last=False)
     plan = plan_of("rk4", Grid.through(times, 8))
     inputs = example.inputs(2)
-    assert_close(run(lower(example.graph, plan), inputs), expected(example, plan, inputs),
-                 Tolerance.ROUND_OFF)
+    assert_close(
+        run(lower(example.graph, plan), inputs),
+        expected(example, plan, inputs),
+        Tolerance.ROUND_OFF,
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,10 @@ def test_a_combination_takes_the_fewest_nodes(
 ) -> None:
     example = GRAPHS["conditioned"](np.float64)
     start = (Evaluate(0, 0.0, 0), Evaluate(1, 0.5, 0))
-    without, plan = by_hand(*start, outputs=(0, 0)), by_hand(*start, Combine(1, 0, terms), outputs=(0, 1))
+    without, plan = (
+        by_hand(*start, outputs=(0, 0)),
+        by_hand(*start, Combine(1, 0, terms), outputs=(0, 1)),
+    )
     bare, model = lower(example.graph, without), lower(example.graph, plan)
     added = {op: count(model, op) - count(bare, op) for op in ("Mul", "Add", "Sub", "Sum")}
     assert {op: n for op, n in added.items() if n} == nodes
@@ -156,8 +166,11 @@ def test_products_that_occur_twice_are_written_once() -> None:
     )
     assert count(lower(example.graph, twice), "Mul") == count(lower(example.graph, once), "Mul")
     inputs = example.inputs(3)
-    assert_close(run(lower(example.graph, twice), inputs), expected(example, twice, inputs),
-                 Tolerance.ROUND_OFF)
+    assert_close(
+        run(lower(example.graph, twice), inputs),
+        expected(example, twice, inputs),
+        Tolerance.ROUND_OFF,
+    )
 
 
 def test_what_reads_only_time_is_written_once_per_time() -> None:
@@ -190,7 +203,8 @@ def test_a_field_with_a_branch_inside() -> None:
     early = f.op("Less", t, half, name="early")
     branches = {}
     for key, node in {
-        "then_branch": ir.node("MatMul", [y, w]), "else_branch": ir.node("Neg", [y])
+        "then_branch": ir.node("MatMul", [y, w]),
+        "else_branch": ir.node("Neg", [y]),
     }.items():
         node.outputs[0].name = key
         branches[key] = ir.Graph([], node.outputs, nodes=[node], name=key)
@@ -240,8 +254,9 @@ def test_names_that_are_taken_are_avoided() -> None:
     names = [v.name for node in taken.graph for v in node.outputs]
     assert len(set(names)) == len(names) and "solve0.x1" not in names
     inputs = example.inputs(2)
-    assert_close(run(taken, {"solve0.x1": inputs["x"]}), expected(example, plan, inputs),
-                 Tolerance.ROUND_OFF)
+    assert_close(
+        run(taken, {"solve0.x1": inputs["x"]}), expected(example, plan, inputs), Tolerance.ROUND_OFF
+    )
 
 
 def test_bad_input() -> None:

@@ -55,6 +55,8 @@ class Onnx:
         from odedeploy.passes import clean
 
         model = clean(lower(graph, plan, form))
+        if graph.trace is not None:
+            return BuiltOnnx(model, {})
         return BuiltOnnx(model, {GRAPH: pack(graph, model.graph.initializers)})
 
     def open(self, path: str | os.PathLike[str], threads: int | None = None) -> Model:

@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from odedeploy.errors import BadInput, CaptureRefused
 from odedeploy.frontends.assembly import assemble
-from odedeploy.frontends.evaluation import TorchEvaluator
+from odedeploy.frontends.evaluation import TorchEvaluator, plan_handler
+from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import SolveCall, intercept
 from odedeploy.frontends.markers import marker_handler
+from odedeploy.frontends.noise import settle
 from odedeploy.frontends.preserve import preserved
-from odedeploy.frontends.recording import flatten, input_names, record, sites
-from odedeploy.frontends.tracing import BATCH, trace
-from odedeploy.graph import Inputs, OdeGraph, output_specs
-
-PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
+from odedeploy.frontends.recording import Recording, flatten, input_names, record, sites
+from odedeploy.frontends.simple import VectorField, flow
+from odedeploy.frontends.tracing import BATCH, Untraceable, trace
+from odedeploy.graph import Inputs, OdeGraph, Site, output_specs
+from odedeploy.grid import Grid
+from odedeploy.program import Plan, solve_plan
+from odedeploy.solvers import find
 
 
 def capture(
-    model: nn.Module, inputs: Inputs, static: Collection[str] = (), replan: bool = False
+    model: nn.Module,
+    inputs: Inputs,
+    static: Collection[str] = (),
+    replan: bool = False,
+    noise: str | None = None,
 ) -> OdeGraph:
     """The ODE graph of ``model``, no solver chosen yet.
 
     ``inputs`` are arrays by the names of forward's arguments, the batch on the first axis except
-    for those in ``static``. With ``replan``, calls of fixed-step methods are treated as ODEs;
-    otherwise their discretisation is kept exactly. The model is left as it was.
+    for those in ``static`` and for single numbers. With ``replan``, calls of fixed-step methods are
+    treated as ODEs; otherwise their discretisation is kept exactly. ``noise`` says what becomes of
+    noise drawn in forward: ``"fixed"``, one seeded draw for every sample, or ``"input"``. A model
+    that solves no ODE has no sites. The model is left as it was.
 
     Raises CaptureRefused, with the file and line of the solve, for a model that cannot be
     exported, Diverged when its solve does, and BadInput for inputs that do not fit.
     """
-    fixed = frozenset(static)
+    examples = Examples.of(inputs, static)
     with preserved(model):
-        first, second = (_rows(inputs, fixed, part) for part in range(2))
-        recording = record(model, first)
-        found = sites(recording, record(model, second), replan)
-        outputs = tuple(flatten(recording.result))
-        example = _tiled(inputs, fixed, model, [call.initial for call in recording.calls])
-        marked = trace(model, example, outputs, fixed, marker_handler([s.name for s in found]))
-    graph = assemble(marked, found)
-    rows = {name: np.asarray(tensor) for name, tensor in example.items()}
-    axes = _batch_axes(graph) if set(inputs) - fixed else {}
-    return OdeGraph(graph, found, TorchEvaluator(model, rows, fixed, axes))
+        recording = record(model, examples.pair(0))
+        if recording.draws:
+            noisy = settle(model, inputs, recording.draws, 2, noise)
+            model = noisy
+            examples = Examples.of(noisy.filled(inputs), examples.static)
+            recording = record(model, examples.pair(0))
+        found = sites(recording, record(model, examples.pair(1)), replan)
+        return _graph(model, examples, recording, found)
+
+
+def capture_field(
+    f: VectorField, x: np.ndarray, t0: float, t1: float, condition: Inputs
+) -> OdeGraph:
+    """The ODE graph of dx/dt = ``f`` (t, x, **condition) from ``t0`` to ``t1``, output x at t1.
+
+    ``x`` are states, the batch first. Conditions of rank 0, such as a guidance scale, are run-time
+    inputs without a batch axis; the others have the batch first. Raises as ``capture`` does.
+    """
+    return capture(flow(f, t0, t1, condition), {"x": x, **condition})
 
 
 def live(graph: OdeGraph) -> TorchEvaluator:
@@ -55,50 +75,64 @@ def live(graph: OdeGraph) -> TorchEvaluator:
     return graph.evaluator
 
 
-def _batch_axes(graph: ir.Model) -> dict[str, int]:
+def _graph(
+    model: nn.Module, examples: Examples, recording: Recording, found: tuple[Site, ...]
+) -> OdeGraph:
+    states = [y for call in recording.calls for y in call.initial]
+    outputs = flatten(recording.result)
+    batches = examples.batches([*model.parameters(), *model.buffers(), *states, *outputs.values()])
+    write = partial(trace, model, examples, batches, tuple(outputs))
+    unrolled: Callable[[Plan], ir.Model] | None = None
+    try:
+        graph = write(lambda: marker_handler([site.name for site in found]))
+        graph, found = assemble(graph, found)
+    except Untraceable as reason:
+        if not found:
+            raise CaptureRefused(f"The model cannot be captured: {reason}.") from reason
+        found = tuple(replace(site, field="") for site in found)
+        unrolled = partial(_unrolled, model, write)
+        try:
+            graph = unrolled(_least(found))
+        except Untraceable as second:
+            raise CaptureRefused(
+                f"{found[0].location}: the model cannot be captured: {second}; keep such code out "
+                "of forward."
+            ) from second
+    rows = {name: tensor.numpy() for name, tensor in examples.tiled(batches[0]).items()}
+    axes = _batch_axes(graph, found) if examples.batched else {}
+    evaluator = TorchEvaluator(model, rows, examples.static, axes)
+    return OdeGraph(graph, found, evaluator, unrolled)
+
+
+def _unrolled(model: nn.Module, write: Callable[..., ir.Model], plan: Plan) -> ir.Model:
+    """ONNX of the model under ``plan``, every evaluation of it traced."""
+    with preserved(model):
+        return write(lambda: plan_handler(plan), concrete=True)
+
+
+def _least(found: Sequence[Site]) -> Plan:
+    """One Euler step per output interval, and what is kept."""
+    return Plan(
+        tuple(
+            site.kept or solve_plan(site.name, find("euler"), Grid.through(site.times, 1))
+            for site in found
+        )
+    )
+
+
+def _batch_axes(graph: ir.Model, found: Sequence[Site]) -> dict[str, int]:
     """Where each output has its batch axis."""
+    place = f"{found[0].location}: the" if found else "The"
     axes = {}
     for spec in output_specs(graph):
         if BATCH not in spec.shape:
             raise CaptureRefused(
-                f"The output {spec.name!r} has the fixed shape {spec.shape}: it does not follow "
-                "the batch; take shapes from the inputs inside forward, and return one answer per "
-                "input."
+                f"{place} output {spec.name!r} has the fixed shape {spec.shape}: it does not "
+                "follow the batch; take shapes from the inputs inside forward, return one answer "
+                "per input, and name inputs without a batch axis with --static NAME."
             )
         axes[spec.name] = spec.shape.index(BATCH)
     return axes
 
 
-def _rows(inputs: Inputs, static: frozenset[str], part: int) -> dict[str, Tensor]:
-    """Two of the given rows, others for each ``part`` as far as there are any."""
-    chosen = {}
-    for name, array in inputs.items():
-        if name in static:
-            chosen[name] = torch.from_numpy(np.array(array))
-            continue
-        if not len(array):
-            raise BadInput(f"The input {name!r} is empty; give at least one row.")
-        chosen[name] = torch.from_numpy(np.take(array, [2 * part, 2 * part + 1], 0, mode="wrap"))
-    return chosen
-
-
-def _tiled(
-    inputs: Inputs, static: frozenset[str], model: nn.Module, states: list[tuple[Tensor, ...]]
-) -> Mapping[str, Tensor]:
-    """Rows repeated to a batch size that no other axis has.
-
-    Symbolic tracing takes axes of equal length for the same axis.
-    """
-    tensors = [*model.parameters(), *model.buffers(), *(y for state in states for y in state)]
-    taken = {n for tensor in tensors for n in tensor.shape}
-    taken |= {n for array in inputs.values() for n in np.shape(array)[1:]}
-    batch = next((p for p in PRIMES if p not in taken), PRIMES[-1])
-    return {
-        name: torch.from_numpy(
-            np.array(array) if name in static else np.take(array, range(batch), 0, mode="wrap")
-        )
-        for name, array in inputs.items()
-    }
-
-
-__all__ = ["SolveCall", "capture", "input_names", "intercept", "live"]
+__all__ = ["SolveCall", "capture", "capture_field", "input_names", "intercept", "live"]

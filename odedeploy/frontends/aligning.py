@@ -31,8 +31,9 @@ def align(
 ) -> fx.GraphModule:
     """``first`` with every integer that differs from ``second`` written in terms of the batch.
 
-    Such an integer must be a·batch + b with whole a and b, at both sizes. The batch is the first
-    axis of the input at ``position``. Raises ValueError when the graphs differ otherwise.
+    Such an integer must be a·batch + b with whole a and b, b smaller than the batch sizes, which
+    tells it from a square of the batch. The batch is the first axis of the input at ``position``.
+    Raises ValueError when the graphs differ otherwise.
     """
     nodes, others = list(first.graph.nodes), list(second.graph.nodes)
     if [_operation(n) for n in nodes] != [_operation(n) for n in others]:
@@ -62,9 +63,9 @@ class _Affine:
     def __call__(self, a: int, b: int) -> fx.Node:
         p, q = self._batches
         factor, rest = divmod(a - b, p - q)
-        if rest:
-            raise ValueError(f"{a} and {b} do not follow the batch sizes {p} and {q}")
         offset = a - factor * p
+        if rest or abs(offset) >= min(p, q):
+            raise ValueError(f"{a} and {b} do not follow the batch sizes {p} and {q}")
         value = self._size
         if factor != 1:
             value = self._graph.call_function(operator.mul, (value, factor))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from odedeploy.errors import CaptureRefused
@@ -11,17 +14,57 @@ from odedeploy.frontends.markers import DOMAIN, SOLVE, STATE, TIME
 from odedeploy.graph import FIELD_DOMAIN, SOLVE_DOMAIN, Site
 
 
-def assemble(model: ir.Model, sites: Sequence[Site]) -> ir.Model:
-    """Cut every marked field out of ``model``, in place, into a function of its own.
+def assemble(model: ir.Model, sites: Sequence[Site]) -> tuple[ir.Model, tuple[Site, ...]]:
+    """Cut every marked field out of ``model``, in place, into a function.
+
+    Solves with the same field, up to the weights and other values that it reads, share one
+    function; the sites come back with its name.
 
     Raises CaptureRefused when a value of a field is used outside its solve, or when a solution
     never reaches an output.
     """
+    _own_weights(model)
     for site in sites:
         _extract(model, site)
-    model.graph.opset_imports[SOLVE_DOMAIN] = 1
-    model.graph.opset_imports[FIELD_DOMAIN] = 1
-    return model
+    if sites:
+        model.graph.opset_imports[SOLVE_DOMAIN] = 1
+        model.graph.opset_imports[FIELD_DOMAIN] = 1
+    return model, tuple(_shared(model, sites))
+
+
+def _own_weights(model: ir.Model) -> None:
+    """Copies in place of views of the PyTorch model's parameters, which training may change."""
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            array = np.array(value.const_value.numpy(), order="C")
+            value.const_value = ir.tensor(array, dtype=value.dtype, name=value.name)
+
+
+def _shared(model: ir.Model, sites: Sequence[Site]) -> Iterator[Site]:
+    first: dict[Any, str] = {}
+    for site in sites:
+        key = (FIELD_DOMAIN, site.field, "")
+        name = first.setdefault(_structure(model.functions[key]), site.field)
+        if name != site.field:
+            del model.functions[key]
+        yield replace(site, field=name)
+
+
+def _structure(function: ir.Function) -> Any:
+    """What a function computes, apart from names; functions with subgraphs equal none other."""
+    numbers = {value: i for i, value in enumerate(function.inputs)}
+    nodes = []
+    for node in function:
+        attributes = node.attributes.values()
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in attributes):
+            return function.name
+        plain = sorted(ir.to_proto(a).SerializeToString(deterministic=True) for a in attributes)
+        read = tuple(-1 if value is None else numbers[value] for value in node.inputs)
+        nodes.append((node.domain, node.op_type, read, tuple(plain), len(node.outputs)))
+        for output in node.outputs:
+            numbers[output] = len(numbers)
+    kinds = tuple((str(value.dtype), str(value.shape)) for value in function.inputs)
+    return kinds, tuple(nodes), tuple(numbers[value] for value in function.outputs)
 
 
 def _extract(model: ir.Model, site: Site) -> None:

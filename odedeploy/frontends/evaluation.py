@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from odedeploy.errors import BadInput, CaptureRefused
 from odedeploy.executor import States, solve
+from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import Handler, SolveCall, intercept
 from odedeploy.frontends.preserve import preserved
 from odedeploy.frontends.recording import flatten
@@ -82,7 +83,7 @@ class TorchEvaluator:
         self, model: nn.Module, inputs: Inputs, precision: str, handler: Handler
     ) -> dict[str, np.ndarray]:
         tensors = {name: _tensor(array, precision) for name, array in inputs.items()}
-        with preserved(model), torch.no_grad(), _default_dtype(precision), intercept(handler):
+        with preserved(model), torch.enable_grad(), _default_dtype(precision), intercept(handler):
             result = flatten(model(**tensors))
         return {
             name: np.moveaxis(tensor.numpy(), self.axes.get(name, 0), 0)
@@ -134,7 +135,8 @@ def plan_handler(plan: Plan, states: dict[str, Tensor] | None = None) -> Handler
                 f"{call.location}: the model solves more ODEs than the {len(plan.solves)} of its "
                 "plan; make the number of solves independent of the data."
             )
-        trajectories = solve(chosen.program, call.field, call.initial)
+        with torch.no_grad():
+            trajectories = solve(chosen.program, own_gradients(call.field), call.initial)
         if states is not None:
             single = len(trajectories) == 1
             for i, trajectory in enumerate(trajectories):

@@ -15,7 +15,7 @@ from odedeploy.graph import Inputs
 PRIMES = (11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
 
 NUDGE = 1.0078125
-"""Factor between the values of an input without a batch axis in two recordings; exact in binary."""
+"""Factor between the inputs of two recordings."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,13 @@ class Examples:
     def pair(self, part: int) -> dict[str, Tensor]:
         """Two rows, others for each ``part`` as far as there are any.
 
-        In every part but the first, numbers of inputs without a batch axis are a little larger.
+        In every part but the first, all numbers are a little larger as well, so that what follows
+        from an input differs between two parts.
         """
         rows = self._taken([2 * part, 2 * part + 1])
-        if part:
-            for name in self.static:
-                if rows[name].is_floating_point():
-                    rows[name] = rows[name] * NUDGE
-        return rows
+        if not part:
+            return rows
+        return {n: x * NUDGE if x.is_floating_point() else x for n, x in rows.items()}
 
     def tiled(self, batch: int) -> dict[str, Tensor]:
         """Rows repeated to ``batch`` of them."""

@@ -8,13 +8,13 @@ kept per thread: a thread that intercepts nothing runs the library's own solver 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, Protocol, cast
@@ -22,10 +22,23 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from odedeploy.errors import CaptureRefused
 from odedeploy.executor import Field, States
 
-ADAPTERS = {"torchdiffeq": "odedeploy.frontends.torchdiffeq"}
-"""Library → module with ``hooks()``; imported when the library is installed."""
+ADAPTERS = {
+    "torchdiffeq": "odedeploy.frontends.torchdiffeq",
+    "torchdyn": "odedeploy.frontends.torchdyn",
+    "torchode": "odedeploy.frontends.torchode",
+    "torchsde": "odedeploy.frontends.torchsde",
+    "zuko": "odedeploy.frontends.zuko",
+}
+"""Library → module with ``hooks()``; used once the library has been imported."""
+
+FORKED = ("torchdiffeq",)
+"""Libraries that people copy into their projects; these adapters look for copies themselves."""
+
+CALLERS = ("flow_matching", "pytorch_lightning", "torchcde", "torchcfm")
+"""Libraries that call those above; their frames are never a user's call site."""
 
 FRONTENDS = str(Path(__file__).parent)
 TORCH = str(Path(torch.__file__).parent)
@@ -58,22 +71,30 @@ Handler = Callable[[SolveCall], States]
 
 @dataclass(frozen=True)
 class Hook:
-    """One solver function of a library.
+    """One solver function of a library; it must be a plain function without a closure.
 
-    ``shim`` is a function without free variables that returns ``dispatch(key, args, kwargs)``;
-    ``translate`` turns the call's arguments into a SolveCall.
+    ``key`` is unique; ``translate`` turns the call's arguments into a SolveCall, or raises
+    CaptureRefused for a call that cannot be exported.
     """
 
     key: str
     function: Callable[..., Any]
-    shim: Callable[..., Any]
     translate: Callable[[tuple[Any, ...], dict[str, Any]], SolveCall]
+
+
+def refused(key: str, function: Callable[..., Any], reason: str) -> Hook:
+    """A solver function whose calls are refused, with the line of the call and ``reason``."""
+
+    def translate(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SolveCall:
+        raise CaptureRefused(f"{call_site()}: {reason}")
+
+    return Hook(key, function, translate)
 
 
 class Adapter(Protocol):
     """What a library's module offers."""
 
-    def hooks(self) -> Sequence[Hook]: ...
+    def hooks(self) -> Iterable[Hook]: ...
 
 
 class _Active(threading.local):
@@ -104,6 +125,11 @@ def intercept(handler: Handler) -> Iterator[None]:
     finally:
         _active.handler = previous
         _release()
+
+
+def solver_functions() -> frozenset[str]:
+    """Keys of the solver functions that can be caught now; importing a library adds to them."""
+    return frozenset(hook.key for hook in _hooks())
 
 
 def dispatch(key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -142,16 +168,42 @@ def call_site() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+def check_shapes(derivatives: States, states: States, location: str) -> None:
+    """Raises CaptureRefused unless there is one derivative of the same shape per state."""
+    if len(derivatives) != len(states):
+        raise CaptureRefused(
+            f"{location}: the vector field returned {len(derivatives)} tensors for a state of "
+            f"{len(states)}; return one derivative per state tensor."
+        )
+    for derivative, state in zip(derivatives, states, strict=True):
+        if derivative.shape != state.shape:
+            raise CaptureRefused(
+                f"{location}: the vector field returned shape {tuple(derivative.shape)} for a "
+                f"state of shape {tuple(state.shape)}; they must be equal."
+            )
+
+
 def _is_machinery(file: str) -> bool:
-    return file.startswith((FRONTENDS, TORCH, "<")) or any(f"/{name}/" in file for name in ADAPTERS)
+    return file.startswith((FRONTENDS, TORCH, "<", *_library_folders()))
+
+
+def _library_folders() -> Iterator[str]:
+    for library in (*ADAPTERS, *CALLERS):
+        origin = getattr(sys.modules.get(library), "__file__", None)
+        if origin is not None:
+            yield f"{Path(origin).parent}{os.sep}"
 
 
 def _acquire() -> None:
     global _depth
     with _lock:
         if _depth == 0:
-            for hook in _hooks():
-                _install(hook)
+            try:
+                for hook in _hooks():
+                    _install(hook)
+            except BaseException:
+                _restore()
+                raise
         _depth += 1
 
 
@@ -160,24 +212,41 @@ def _release() -> None:
     with _lock:
         _depth -= 1
         if _depth == 0:
-            for entry in _installed.values():
-                cast(FunctionType, entry.hook.function).__code__ = entry.code
-            _installed.clear()
+            _restore()
+
+
+def _restore() -> None:
+    for entry in _installed.values():
+        cast(FunctionType, entry.hook.function).__code__ = entry.code
+    _installed.clear()
 
 
 def _hooks() -> Iterator[Hook]:
     for library, address in ADAPTERS.items():
-        if find_spec(library) is not None:
+        if library in sys.modules or library in FORKED:
             adapter = cast(Adapter, import_module(address))
             yield from adapter.hooks()
 
 
 def _install(hook: Hook) -> None:
-    function, shim = cast(FunctionType, hook.function), cast(FunctionType, hook.shim)
+    function = cast(FunctionType, hook.function)
     code = function.__code__
     original = FunctionType(
         code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
     original.__kwdefaults__ = function.__kwdefaults__
     _installed[hook.key] = _Installed(hook, code, original)
-    function.__code__ = shim.__code__
+    function.__code__ = _shim(hook.key)
+
+
+def _shim(key: str) -> CodeType:
+    """Code that hands a call to ``dispatch``; it runs in the solver's own module, so it imports."""
+
+    def shim(*args, **kwargs):  # type: ignore[no-untyped-def]
+        from odedeploy.frontends.interception import dispatch
+
+        return dispatch("key", args, kwargs)
+
+    code = shim.__code__
+    constants = tuple(key if value == "key" else value for value in code.co_consts)
+    return code.replace(co_consts=constants)

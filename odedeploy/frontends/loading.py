@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from odedeploy.errors import BadInput
+from odedeploy.frontends.noise import Noisy
 from odedeploy.frontends.recording import input_names
 from odedeploy.graph import Inputs
 
@@ -89,7 +90,8 @@ def named_inputs(model: nn.Module, inputs: Any) -> dict[str, np.ndarray]:
             f"forward of {type(model).__name__} has no input {', '.join(unknown)}; "
             f"its inputs are {', '.join(known)}."
         )
-    return {name: _array(name, value) for name, value in named.items()}
+    arrays = {name: array(name, value) for name, value in named.items()}
+    return model.filled(arrays) if isinstance(model, Noisy) else arrays
 
 
 def read_inputs(path: Path) -> dict[str, np.ndarray] | tuple[np.ndarray, ...]:
@@ -167,11 +169,17 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         ) from error
 
 
-def _array(name: str, value: Any) -> np.ndarray:
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise BadInput(f"The input {name!r} holds {array.dtype}, not numbers.")
-    return array
+def array(name: str, value: Any) -> np.ndarray:
+    """``value`` as an array; Python floats in single precision, as PyTorch makes them.
+
+    Raises BadInput when it does not hold numbers.
+    """
+    if isinstance(value, float):
+        return np.asarray(value, np.float32)
+    numbers = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if numbers.dtype.kind not in "fiub":
+        raise BadInput(f"The input {name!r} holds {numbers.dtype}, not numbers.")
+    return numbers
 
 
 def _first_line(error: Exception) -> str:

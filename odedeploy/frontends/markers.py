@@ -14,6 +14,7 @@ import torch
 
 from odedeploy.errors import CaptureRefused
 from odedeploy.executor import States
+from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import Handler, SolveCall, intercepted_field
 
 DOMAIN = "odedeploy"
@@ -53,7 +54,7 @@ def _mark(site: str, call: SolveCall) -> States:
         for i, y in enumerate(initial)
     )
     with intercepted_field(_refuse_nested):
-        derivatives = call.field(time, states)
+        derivatives = own_gradients(call.field)(time, states)
     steps = call.times.shape[0]
     return tuple(
         torch.onnx.ops.symbolic_multi_out(

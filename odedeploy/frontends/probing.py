@@ -34,11 +34,17 @@ def probe(solver: Solver, times: Tensor, site: str, method: str) -> SolvePlan:
     requests, outputs = _coordinates(solver, times, evaluations)
     if len(requests) != evaluations:
         raise _not_linear(method)
-    program = _sparse(requests, outputs)
+    program = _sparse(requests, outputs, _noise(times))
     marks = tuple(float(t) for t in times)
     plan = SolvePlan(site, method, Grid(marks, tuple(range(len(marks)))), program)
     _check(solver, times, plan)
     return plan
+
+
+def _noise(times: Tensor) -> float:
+    """Round-off of coefficients: solvers compute them in the dtype of the times."""
+    dtype = times.dtype if times.is_floating_point() else torch.float64
+    return 16 * torch.finfo(dtype).eps * max(1.0, float(times.double().abs().max()))
 
 
 def _count(solver: Solver, times: Tensor) -> int:
@@ -68,13 +74,18 @@ def _coordinates(
     return requests, list(trajectory.numpy())
 
 
-def _sparse(requests: list[tuple[float, np.ndarray]], outputs: list[np.ndarray]) -> Program:
-    """Each state relative to the earlier one that it shares most coordinates with."""
+def _sparse(
+    requests: list[tuple[float, np.ndarray]], outputs: list[np.ndarray], noise: float
+) -> Program:
+    """Each state relative to the earlier one that it shares most coordinates with.
+
+    Coordinates that differ by less than ``noise`` are the same.
+    """
     states = [np.eye(1, len(requests) + 1)[0]]
     instructions: list[Instruction] = []
 
     def state(target: np.ndarray) -> int:
-        differences = [target - known for known in states]
+        differences = [_without(target - known, noise) for known in states]
         base = min(range(len(states)), key=lambda i: (np.count_nonzero(differences[i]), -i))
         terms = np.flatnonzero(differences[base])
         if not len(terms):
@@ -90,13 +101,18 @@ def _sparse(requests: list[tuple[float, np.ndarray]], outputs: list[np.ndarray])
     return Program(tuple(instructions), delivered)
 
 
+def _without(difference: np.ndarray, noise: float) -> np.ndarray:
+    return np.where(np.abs(difference) < noise, 0.0, difference)
+
+
 def _check(solver: Solver, times: Tensor, plan: SolvePlan) -> None:
     def field(t: Tensor, states: States) -> States:
         return (torch.cos(3 * states[0]) + torch.sin(t),)
 
     initial = (torch.linspace(-1, 1, 7, dtype=torch.float64),)
     (expected,), (found,) = solver(field, initial, times), execute(plan.program, field, initial)
-    if not torch.allclose(expected, found, rtol=1e-9, atol=1e-9):
+    tolerance = max(1e-9, _noise(times) * len(plan.program.instructions))
+    if not torch.allclose(expected, found, rtol=tolerance, atol=tolerance):
         raise _not_linear(plan.solver)
 
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from odedeploy.errors import CaptureRefused, Diverged
 from odedeploy.executor import States
-from odedeploy.frontends.interception import SolveCall, intercept
+from odedeploy.frontends.gradients import own_gradients
+from odedeploy.frontends.interception import SolveCall, intercept, solver_functions
+from odedeploy.frontends.noise import Draw, watched
 from odedeploy.frontends.probing import probe
 from odedeploy.graph import Site
 
@@ -22,21 +24,29 @@ class Recording:
     """The solves of one forward, in order, and what the forward returned."""
 
     calls: list[SolveCall] = field(default_factory=list)
+    draws: list[Draw] = field(default_factory=list)
     result: Any = None
 
 
 def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
-    """Run ``model`` as its author wrote it and note every solve.
+    """Run ``model`` as its author wrote it and note every solve and every draw of noise.
 
-    Raises Diverged when a solve returns numbers that are not finite, and what ``call.field`` raises
-    when a derivative does not have its state's shape.
+    Raises Diverged when a solve returns numbers that are not finite, CaptureRefused when a field
+    draws noise, and what ``call.field`` raises when a
+    derivative does not have its state's shape.
     """
     recording = Recording()
 
     def handle(call: SolveCall) -> States:
         recording.calls.append(call)
-        call.field(call.times[0].to(call.initial[0].dtype), call.initial)
+        before = len(recording.draws)
+        own_gradients(call.field)(call.times[0].to(call.initial[0].dtype), call.initial)
         trajectories = call.run(lambda: None)
+        if len(recording.draws) > before:
+            raise CaptureRefused(
+                f"{recording.draws[before].location}: the vector field draws noise at every "
+                "evaluation, so it is no ODE; draw it once, before the solve."
+            )
         if not all(bool(torch.isfinite(y).all()) for y in trajectories):
             raise Diverged(
                 f"{call.location}: the solve with method {call.method!r} diverges on the example "
@@ -44,8 +54,11 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
             )
         return trajectories
 
-    with torch.no_grad(), intercept(handle):
+    known = solver_functions()
+    with torch.enable_grad(), intercept(handle), watched() as recording.draws:
         recording.result = model(**inputs)
+    if solver_functions() != known:
+        return record(model, inputs)  # a library that forward itself imports is caught from now on
     return recording
 
 
@@ -69,8 +82,9 @@ def _site(name: str, call: SolveCall, other: SolveCall, replan: bool) -> Site:
     times = _times(call)
     if times != _times(other):
         raise CaptureRefused(
-            f"{call.location}: the times of the solve depend on the data ({times} for some "
-            f"inputs, {_times(other)} for others); give fixed times."
+            f"{call.location}: the times of the solve depend on the inputs ({_few(times)} for "
+            f"some, {_few(_times(other))} for others), and times are constants of the exported "
+            "model; fix them inside the model."
         )
     kept = None
     if call.kept is not None and not replan:
@@ -81,8 +95,13 @@ def _site(name: str, call: SolveCall, other: SolveCall, replan: bool) -> Site:
     )
 
 
+def _few(times: tuple[float, ...]) -> str:
+    listed = [f"{t:g}" for t in times]
+    return ", ".join(listed if len(listed) <= 4 else [*listed[:2], "…", listed[-1]])
+
+
 def _times(call: SolveCall) -> tuple[float, ...]:
-    times = tuple(float(t) for t in call.times)
+    times = tuple(float(t) for t in call.times.detach())
     steps = [b - a for a, b in zip(times, times[1:], strict=False)]
     if not steps or not (all(h > 0 for h in steps) or all(h < 0 for h in steps)):
         raise CaptureRefused(
@@ -93,7 +112,13 @@ def _times(call: SolveCall) -> tuple[float, ...]:
 
 
 def input_names(model: nn.Module, count: int = 0) -> tuple[str, ...]:
-    """Names of forward's first ``count`` arguments, or of all of them."""
+    """Names of forward's first ``count`` arguments, or of all of them.
+
+    A module whose forward takes keywords only lists them in ``argument_names``.
+    """
+    listed = getattr(model, "argument_names", None)
+    if listed is not None:
+        return tuple(listed[:count] if count else listed)
     parameters = inspect.signature(model.forward).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = tuple(p.name for p in parameters if p.kind in kinds)
@@ -114,7 +139,7 @@ def flatten(result: Any) -> dict[str, Tensor]:
 
     def walk(value: Any, name: str) -> None:
         if isinstance(value, Tensor):
-            named[name] = value
+            named[name] = value.detach() if value.requires_grad else value
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 walk(item, str(key) if name == "output" else f"{name}_{key}")

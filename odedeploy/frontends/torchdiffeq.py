@@ -1,52 +1,79 @@
-"""torchdiffeq: ``odeint`` and ``odeint_adjoint``.
+"""torchdiffeq: ``odeint`` and ``odeint_adjoint``, of the package and of copies in people's projects.
 
-The adjoint only changes how gradients are computed, so both are the same solve here.
+The adjoint only changes how gradients are computed, so both are the same solve here. A copy is any
+module with such a function beside torchdiffeq's table of solvers; it is caught with its own code.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
-import torchdiffeq
 from torch import Tensor
-from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from odedeploy.errors import CaptureRefused
 from odedeploy.executor import Field, States
-from odedeploy.frontends.interception import Hook, SolveCall, call_site
+from odedeploy.frontends.interception import Hook, SolveCall, call_site, check_shapes, refused
 
 SETTINGS = ("rtol", "atol", "method", "options")
 """Arguments that the solution depends on; the others concern events and gradients."""
 
 
-def _odeint(*args, **kwargs):  # type: ignore[no-untyped-def]
-    from odedeploy.frontends.interception import dispatch
+def hooks() -> Iterator[Hook]:
+    """The solver functions of torchdiffeq and of every imported copy of it."""
+    for function, odeint in _solver_functions():
+        key = f"{function.__module__}.{function.__name__}"
+        yield Hook(key, function, partial(_translate, odeint, inspect.signature(function)))
+        dense = function.__globals__.get("odeint_dense")
+        if function is odeint and isinstance(dense, FunctionType):
+            yield refused(
+                f"{key}_dense", dense,
+                "odeint_dense returns a function of time; call odeint with the times instead.",
+            )
 
-    return dispatch("torchdiffeq.odeint", args, kwargs)
+
+def _solver_functions() -> Iterator[tuple[FunctionType, FunctionType]]:
+    """Each solver function once, with the ``odeint`` that it stands for.
+
+    Every module that defines ``odeint_adjoint`` has ``odeint`` beside it.
+    """
+    seen: set[int] = set()
+    for module in list(sys.modules.values()):
+        members = getattr(module, "__dict__", {})
+        if "odeint" not in members:
+            continue
+        for function in (members["odeint"], members.get("odeint_adjoint")):
+            if isinstance(function, FunctionType) and id(function) not in seen:
+                seen.add(id(function))
+                odeint = function.__globals__.get("odeint")
+                if isinstance(odeint, FunctionType) and _is_torchdiffeq(function, odeint):
+                    yield function, odeint
 
 
-def _odeint_adjoint(*args, **kwargs):  # type: ignore[no-untyped-def]
-    from odedeploy.frontends.interception import dispatch
-
-    return dispatch("torchdiffeq.odeint_adjoint", args, kwargs)
-
-
-def hooks() -> Sequence[Hook]:
-    """The solver functions of torchdiffeq."""
+def _is_torchdiffeq(function: FunctionType, odeint: FunctionType) -> bool:
     return (
-        Hook("torchdiffeq.odeint", torchdiffeq.odeint, _odeint, _translate),
-        Hook("torchdiffeq.odeint_adjoint", torchdiffeq.odeint_adjoint, _odeint_adjoint, _translate),
+        "dopri5" in odeint.__globals__.get("SOLVERS", ())
+        and function.__closure__ is None
+        and set(inspect.signature(function).parameters) >= {"func", "y0", "t", *SETTINGS}
     )
 
 
-def _translate(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SolveCall:
-    func, y0, times = _positional(args, kwargs)
-    solver = {k: v for k, v in kwargs.items() if k in SETTINGS}
+def _translate(
+    odeint: FunctionType,
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> SolveCall:
     location = call_site()
-    if kwargs.get("event_fn") is not None:
+    given = _bound(signature, args, kwargs, location)
+    func, y0, times = given["func"], given["y0"], torch.as_tensor(given["t"])
+    solver = {name: given[name] for name in SETTINGS if name in given}
+    if given.get("event_fn") is not None:
         raise CaptureRefused(
             f"{location}: the solve stops at an event, which depends on the state; "
             "export the part up to a fixed time instead."
@@ -58,7 +85,7 @@ def _translate(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SolveCall:
     def field(t: Tensor, states: States) -> States:
         derivative = func(t, states[0] if single else states)
         derivatives = (derivative,) if single else tuple(derivative)
-        _check_shapes(derivatives, states, location)
+        check_shapes(derivatives, states, location)
         return derivatives
 
     def wrap(trajectories: States) -> Any:
@@ -69,56 +96,40 @@ def _translate(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SolveCall:
             observe()
             return func(t, y)
 
-        solution = torchdiffeq.odeint(observed, y0, times, **solver)
+        solution = odeint(observed, y0, times, **solver)
         return (solution,) if single else tuple(solution)
 
+    options = dict(solver.get("options") or {})
     return SolveCall(
         field=field, initial=initial, times=times, method=method, run=run, wrap=wrap,
-        kept=_fixed_step(method, dict(solver.get("options") or {}), func, y0, times),
-        location=location,
+        kept=_fixed_step(odeint, method, options, func, y0, times), location=location,
     )
 
 
 def _fixed_step(
-    method: str, options: dict[str, Any], func: Any, y0: Any, times: Tensor
+    odeint: FunctionType, method: str, options: dict[str, Any], func: Any, y0: Any, times: Tensor
 ) -> Any:
-    solver = sys.modules["torchdiffeq._impl.odeint"].SOLVERS.get(method)
-    if solver is None or not issubclass(solver, FixedGridODESolver):
+    solver = odeint.__globals__["SOLVERS"].get(method)
+    if "FixedGridODESolver" not in {base.__name__ for base in getattr(solver, "__mro__", ())}:
         return None
     options.pop("norm", None)
-    constructor = options.pop("grid_constructor", None)
+    constructor = options.get("grid_constructor")
     if constructor is not None:
-        grid = constructor(func, y0, times)
-        options["grid_constructor"] = lambda func, y0, t: grid
+        options["grid_constructor"] = lambda *_: constructor(func, y0, times)
 
     def kept(field: Field, initial: States, times: Tensor) -> States:
-        def function(t: Tensor, y: Any) -> Any:
-            return field(t, (y,))[0]
+        def function(t: Tensor, y: Tensor) -> Tensor:
+            return field(t.to(y.dtype), (y,))[0]
 
-        return (
-            torchdiffeq.odeint(function, initial[0], times, method=method, options=dict(options)),
-        )
+        return (odeint(function, initial[0], times, method=method, options=dict(options)),)
 
     return kept
 
 
-def _positional(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Tensor]:
-    names = ("func", "y0", "t")
-    given = dict(zip(names, args, strict=False)) | {k: kwargs[k] for k in names if k in kwargs}
-    if missing := [name for name in names if name not in given]:
-        raise CaptureRefused(f"{call_site()}: odeint was called without {', '.join(missing)}.")
-    return given["func"], given["y0"], torch.as_tensor(given["t"])
-
-
-def _check_shapes(derivatives: States, states: States, location: str) -> None:
-    if len(derivatives) != len(states):
-        raise CaptureRefused(
-            f"{location}: the vector field returned {len(derivatives)} tensors for a state of "
-            f"{len(states)}; return one derivative per state tensor."
-        )
-    for derivative, state in zip(derivatives, states, strict=True):
-        if derivative.shape != state.shape:
-            raise CaptureRefused(
-                f"{location}: the vector field returned shape {tuple(derivative.shape)} for a "
-                f"state of shape {tuple(state.shape)}; they must be equal."
-            )
+def _bound(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], location: str
+) -> dict[str, Any]:
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        raise CaptureRefused(f"{location}: odeint was called with {error}.") from error

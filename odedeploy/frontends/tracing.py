@@ -12,8 +12,8 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Literal
 
 import onnx_ir as ir
 import torch
@@ -22,15 +22,18 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from odedeploy.errors import OdeDeployError
 from odedeploy.frontends.aligning import align, holds
+from odedeploy.frontends.concrete import Concrete
 from odedeploy.frontends.examples import Examples
-from odedeploy.frontends.folding import fold
 from odedeploy.frontends.interception import Handler, intercept
-from odedeploy.frontends.recording import Forward, flat_forward
+from odedeploy.frontends.recording import flat_forward
 from odedeploy.graph import OPSET
 
 BATCH = "batch"
 
 VALUE_NEEDED = ("data-dependent", "get value out of a tracing tensor", "GuardOnDataDependent")
+
+
+CAUSE = "\n\ncaused by "
 
 
 class Untraceable(Exception):
@@ -43,19 +46,33 @@ def trace(
     batches: tuple[int, int],
     outputs: Sequence[str],
     handler: Callable[[], Handler],
+    concrete: bool = False,
 ) -> ir.Model:
     """ONNX of ``model``, its solves as the handlers that ``handler`` makes, its batch symbolic.
 
     ``batches`` are two sizes that divide no axis of the model. Inputs without a batch axis keep
-    their shapes. Raises Untraceable with the reason.
+    their shapes. With ``concrete``, what follows from constants is computed at once, so that
+    Python code may read it. Raises Untraceable with the reason.
     """
     forward = flat_forward(model, tuple(examples.inputs))
+
+    def flat(batch: int, mode: Mode) -> torch.fx.GraphModule:
+        tensors = tuple(examples.tiled(batch).values())
+        constants = Concrete() if concrete else nullcontext()
+
+        def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
+            with constants:
+                return forward(*tensors)
+
+        with intercept(handler()), torch.enable_grad():
+            return make_fx(traced, tracing_mode=mode, _allow_non_fake_inputs=True)(*tensors)
+
     reasons = []
     for route in (_symbolic, _paired):
         try:
             with _quiet():
-                flat = route(forward, examples, batches, handler)
-                return _exported(flat, model, examples, batches[0], outputs)
+                return _exported(route(flat, examples, batches), model, examples, batches[0],
+                                 outputs)  # fmt: skip
         except (OdeDeployError, Untraceable):
             raise
         except Exception as error:
@@ -63,36 +80,23 @@ def trace(
     raise Untraceable(_reason(reasons)) from reasons[0]
 
 
-def _symbolic(
-    forward: Forward,
-    examples: Examples,
-    batches: tuple[int, int],
-    handler: Callable[[], Handler],
-) -> torch.fx.GraphModule:
-    flat = _flat(forward, examples, batches[0], handler, "symbolic")
-    if examples.batched and holds(flat, batches[0]):
+Mode = Literal["symbolic", "real"]
+Flat = Callable[[int, Mode], torch.fx.GraphModule]
+"""Traces at a batch size, in one of make_fx's modes."""
+
+
+def _symbolic(flat: Flat, examples: Examples, batches: tuple[int, int]) -> torch.fx.GraphModule:
+    graph = flat(batches[0], "symbolic")
+    if examples.batched and holds(graph, batches[0]):
         raise ValueError("the batch size of the example is held as a constant")
-    return flat
+    return graph
 
 
-def _paired(
-    forward: Forward,
-    examples: Examples,
-    batches: tuple[int, int],
-    handler: Callable[[], Handler],
-) -> torch.fx.GraphModule:
-    first, second = (_flat(forward, examples, batch, handler, "real") for batch in batches)
+def _paired(flat: Flat, examples: Examples, batches: tuple[int, int]) -> torch.fx.GraphModule:
+    first, second = (flat(batch, "real") for batch in batches)
     if not examples.batched:
         return first
     return align(first, second, batches, list(examples.inputs).index(examples.batched[0]))
-
-
-def _flat(
-    forward: Forward, examples: Examples, batch: int, handler: Callable[[], Handler], mode: str
-) -> torch.fx.GraphModule:
-    tensors = tuple(examples.tiled(batch).values())
-    with intercept(handler()), torch.enable_grad():
-        return make_fx(forward, tracing_mode=mode, _allow_non_fake_inputs=True)(*tensors)
 
 
 def _exported(
@@ -103,7 +107,6 @@ def _exported(
     outputs: Sequence[str],
 ) -> ir.Model:
     originals = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
-    fold(flat, set(originals))
     renamed = {}
     for target in _constants(flat):
         value = getattr(flat, target)
@@ -116,10 +119,10 @@ def _exported(
     shapes = tuple({0: axis} if name in examples.batched else None for name in names)
     program = torch.onnx.export(
         torch.export.export(
-            flat.eval(), tuple(examples.tiled(batch).values()), dynamic_shapes=(shapes,),
+            flat.eval(), tuple(examples.tiled(batch).values()), dynamic_shapes=shapes,
             strict=False,
         ),
-        dynamo=True, input_names=names, output_names=outputs, opset_version=OPSET, verbose=False,
+        dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=outputs, opset_version=OPSET, verbose=False,
     )  # fmt: skip
     assert program is not None
     _rename(program.model, renamed)
@@ -148,16 +151,16 @@ def _reason(errors: Sequence[Exception]) -> str:
             return f"the operator {operator} has no ONNX counterpart"
     if any(sign in text for text in texts for sign in VALUE_NEEDED):
         return "Python code branches on a tensor's value, or turns it into a number"
-    first = next(iter(str(errors[0]).strip().splitlines()), "")
-    return f"{type(errors[0]).__name__}: {first[:300]}"
+    return texts[0].rpartition(CAUSE)[2].strip().splitlines()[0][:300].rstrip(".")
 
 
 def _chain(error: BaseException | None) -> str:
+    """An exception and its causes, the root last."""
     parts = []
     while error is not None:
         parts.append(f"{type(error).__name__}: {error}")
         error = error.__cause__
-    return "\n".join(parts)
+    return CAUSE.join(parts)
 
 
 @contextmanager
@@ -174,4 +177,4 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-__all__ = ["BATCH", "Forward", "Untraceable", "trace"]
+__all__ = ["BATCH", "Untraceable", "trace"]

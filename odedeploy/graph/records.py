@@ -10,11 +10,14 @@ An ``OdeGraph`` wraps an ONNX model over ``ai.onnx`` with two private additions:
   each of its state's shape. A field used by several solves is held once.
 
 No solver is chosen yet: times and the caller's intent stand in ``Site``.
+
+A model with a vector field that cannot be held so, because it branches in Python on t or looks a
+table up by t, has no symbolic solves: its ``OdeGraph`` traces the live model for every plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -57,7 +60,8 @@ class Site:
     """One ODE solve of a model, as its author called it.
 
     ``times`` are the requested output times in float64, at least two, monotone in either
-    direction. ``states`` is the number of state tensors. ``method`` is the calling library's name
+    direction. ``field`` is the name of its vector field's function, empty when the graph traces
+    every plan. ``states`` is the number of state tensors. ``method`` is the calling library's name
     of the solver. ``kept`` is the exact plan of a fixed-step call, whose discretisation is the
     model; it is None for an adaptive call, which asks for the solution. ``location`` is the
     ``file:line`` of the call; it stays on this machine.
@@ -77,11 +81,19 @@ class OdeGraph:
     """A captured model with no solver chosen yet.
 
     ``evaluator`` runs plans on the live PyTorch model; it is None for a graph read from a file.
+    ``trace`` writes the unrolled model of a plan by tracing the live one, where a vector field
+    cannot be held as a function; ``model`` is then such a model under some plan.
     """
 
     model: ir.Model
     sites: tuple[Site, ...]
     evaluator: Evaluator | None = None
+    trace: Callable[[Plan], ir.Model] | None = None
+
+    @property
+    def route(self) -> str:
+        """How plans become ONNX: ``"symbolic"`` by graph surgery, or ``"traced"``."""
+        return "symbolic" if self.trace is None else "traced"
 
     def site(self, name: str) -> Site:
         for site in self.sites:

@@ -18,7 +18,9 @@ def strip(model: ir.Model) -> bool:
     bodies = [*model.graphs()]
     for function in functions:
         bodies += [function.graph, *function.subgraphs()]
-    for holder in (model, *functions, *bodies, *(v for body in bodies for v in _values(body))):
+    holders: list[ir.Model | ir.Function | ir.Graph | ir.Value] = [model, *functions, *bodies]
+    holders += [value for body in bodies for value in _values(body)]
+    for holder in holders:
         found |= bool(holder.metadata_props or holder.doc_string)
         holder.metadata_props.clear()
         holder.doc_string = None
@@ -47,16 +49,14 @@ def _strip_tensors(graph: ir.Graph) -> bool:
         for name, attribute in node.attributes.items():
             tensor = attribute.value if attribute.type == ir.AttributeType.TENSOR else None
             if attribute.doc_string or (tensor is not None and _marked(tensor)):
-                value = attribute.value if tensor is None else _plain(tensor)
-                node.attributes[name] = ir.Attr(name, attribute.type, value)
+                content = attribute.value if tensor is None else _plain(tensor)
+                node.attributes[name] = ir.Attr(name, attribute.type, content)
                 found = True
     return found
 
 
 def _marked(tensor: ir.TensorProtocol) -> bool:
-    return bool(
-        tensor.doc_string or tensor.metadata_props or isinstance(tensor, ir.ExternalTensor)
-    )
+    return bool(tensor.doc_string or tensor.metadata_props or isinstance(tensor, ir.ExternalTensor))
 
 
 def _plain(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from odedeploy.errors import UnknownName
+from odedeploy.errors import BadInput, UnknownName
 from odedeploy.graph import OdeGraph
 from odedeploy.program import Plan
 
@@ -23,10 +23,18 @@ def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
     """A new model over ``ai.onnx`` that computes ``graph`` with its solves as ``plan`` says.
 
     Inputs, outputs, their names and dynamic axes stay as they are, and so does ``graph``.
-    Raises UnknownName for a form that is not in ``FORMS``, BadInput for a plan of another model.
+    Raises UnknownName for a form that is not in ``FORMS``, BadInput for a plan of another model
+    and for a form other than unrolled when a vector field cannot be held as a function.
     """
     if form not in FORMS:
         raise UnknownName("form", form, FORMS)
+    if graph.trace is not None:
+        if form != "unrolled":
+            raise BadInput(
+                f"A vector field of this model needs its times as constants, which the form "
+                f"{form!r} has not; write the unrolled form."
+            )
+        return graph.trace(plan)
     module, _, function = FORMS[form].partition(":")
     write: Callable[[OdeGraph, Plan], ir.Model] = getattr(import_module(module), function)
     return write(graph, plan)

@@ -80,9 +80,7 @@ def _run(
     return [states[i] for i in program.outputs]
 
 
-def _trajectory(
-    states: Sequence[ir.Value], trajectory: ir.Value, writer: Writer
-) -> ir.Value:
+def _trajectory(states: Sequence[ir.Value], trajectory: ir.Value, writer: Writer) -> ir.Value:
     """``states`` stacked on a new first axis."""
     first = writer.integers([0])
     slices = {

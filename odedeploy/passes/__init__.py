@@ -26,6 +26,7 @@ PASSES = (
     fold_time,
     subexpressions,
     dead,
+    shapes,
     strip,
 )
 """In this order: a trajectory must be taken apart before what it kept alive can go, and shapes

@@ -18,7 +18,7 @@ def run(model: ir.Model) -> bool:
     """
     passes = (
         RemoveUnusedNodesPass(),
-        RemoveUnusedFunctionsPass(),
+        RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         RemoveUnusedOpsetsPass(),
         TopologicalSortPass(),
     )

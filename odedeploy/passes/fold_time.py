@@ -12,13 +12,22 @@ fold it when they load the model. The weights stay as they are in the file; W_y 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
 import onnx_ir as ir
 
-from odedeploy.passes.rewiring import add, attribute, forward, initializer, same_shape
+from odedeploy.passes.rewiring import (
+    add,
+    attribute,
+    forward,
+    initializer,
+    model_graph,
+    same_shape,
+)
 from odedeploy.passes.uniform import ELEMENTWISE, Rows, rows
 
-LINEAR = {"Conv": 1, "Gemm": 1, "MatMul": 0}
-"""Operators with their weights' axis of input channels; see ``_channel_axis``."""
+LINEAR = frozenset(("Conv", "Gemm", "MatMul"))
 
 
 def run(model: ir.Model) -> bool:
@@ -54,40 +63,110 @@ def _use_rows(node: ir.Node, found: Rows) -> bool:
 def _split(node: ir.Node, found: Rows) -> bool:
     """op(concat(y, u); W, b) → op(y; W_y) + op(row; W_u, b)."""
     parts = _parts(node)
-    weight = node.inputs[1]
-    if parts is None or weight is None or found.get(weight) is not weight:
+    if parts is None or not _linear(node, found):
         return False
-    uniform = [part for part in parts if part in found]
-    kept = [part for part in parts if part not in found]
-    sizes = [_channels(part) for part in parts]
-    area = _area(node, kept)
-    if not uniform or not kept or None in sizes or area is None or not _splittable(node, found):
+    channels, area = [_axis(part, 1) for part in parts], _area(node)
+    uniform = [_is_row(part, found) for part in parts]
+    if any(uniform) == all(uniform) or None in channels or area is None:
         return False
-    channels = [size for size in sizes if size is not None]
-    blocks = _blocks(node, weight, channels)
+    sizes = [size for size in channels if size is not None]
+    spread = [
+        add(node, "Expand", [found[part], initializer(model_graph(node), [1, size, *area])])
+        for part, size, chosen in zip(parts, sizes, uniform, strict=True)
+        if chosen
+    ]
+    states = [part for part, chosen in zip(parts, uniform, strict=True) if not chosen]
+    blocks = _blocks(node, sizes)
+    fixed = [block for block, chosen in zip(blocks, uniform, strict=True) if chosen]
+    moving = [block for block, chosen in zip(blocks, uniform, strict=True) if not chosen]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    maps = [_spread(node, found[u], [1, channels[parts.index(u)], *area]) for u in uniform]
-    pick = [blocks[parts.index(u)] for u in uniform], [blocks[parts.index(y)] for y in kept]
-    at_rows = _apply(node, _concat(node, maps, 1), _joined(node, pick[0]), bias)
-    state, own = _concat(node, kept, 1), _joined(node, pick[1])
+    axis = _channel_axis(node)
+    offset = _apply(node, _joined(node, spread, 1), _joined(node, fixed, axis), bias)
+    state, weight = _joined(node, states, 1), _joined(node, moving, axis)
     output = node.outputs[0]
     if node.op_type == "Gemm":
-        result = _apply(node, state, own, at_rows)
-        result.type, result.shape = output.type, output.shape
+        result = _apply(node, state, weight, offset, like=output)
     else:
-        result = add(node, "Add", [_apply(node, state, own, None), at_rows], like=output)
+        result = add(node, "Add", [_apply(node, state, weight, like=output), offset], like=output)
     forward(node, output, result)
+    model_graph(node).remove(node, safe=True)
     return True
 
 
 def _parts(node: ir.Node) -> list[ir.Value] | None:
-    """What the input of ``node`` concatenates along its channels, each once."""
+    """What the input of ``node`` concatenates along its channels."""
     concat = None if node.inputs[0] is None else node.inputs[0].producer()
     if concat is None or concat.op_type != "Concat" or concat.domain:
         return None
     shape = concat.outputs[0].shape
-    axis = attribute(concat, "axis", 0)
-    if shape is None or axis % len(shape) != 1 or (node.op_type != "Conv" and len(shape) != 2):
+    if shape is None or attribute(concat, "axis", 0) % len(shape) != 1:
         return None
-    parts = [part for part in concat.inputs if part is not None]
-    return parts if len(set(parts)) == len(parts) else None
+    if (len(shape) == 2) == (node.op_type == "Conv"):
+        return None
+    return [part for part in concat.inputs if part is not None]
+
+
+def _linear(node: ir.Node, found: Rows) -> bool:
+    """Whether weight and bias are constants and the attributes leave the split exact."""
+    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    if weight is None or found.get(weight) is not weight:
+        return False
+    if bias is not None and (found.get(bias) is not bias or not _is_row(bias, found, rank=2)):
+        return False
+    if node.op_type == "Conv":
+        return attribute(node, "group", 1) == 1
+    if node.op_type == "Gemm":
+        beta = node.attributes.get("beta")
+        return attribute(node, "transA", 0) == 0 and (beta is None or beta.as_float() == 1.0)
+    return weight.shape is not None and len(weight.shape) == 2
+
+
+def _is_row(value: ir.Value, found: Rows, rank: int | None = None) -> bool:
+    """Whether ``value`` is uniform along its first axis, or has fewer axes than ``rank``."""
+    row = found.get(value)
+    if row is None or row.shape is None or value.shape is None:
+        return False
+    return len(row.shape) < (rank or len(value.shape)) or row.shape[0] == 1
+
+
+def _area(node: ir.Node) -> list[int] | None:
+    """Spatial axes of the input of a convolution."""
+    assert node.inputs[0] is not None and node.inputs[0].shape is not None
+    axes = [axis for axis in node.inputs[0].shape[2:] if isinstance(axis, int)]
+    return axes if len(axes) == len(node.inputs[0].shape) - 2 else None
+
+
+def _axis(value: ir.Value, i: int) -> int | None:
+    axis = None if value.shape is None else value.shape[i]
+    return axis if isinstance(axis, int) else None
+
+
+def _channel_axis(node: ir.Node) -> int:
+    """Axis of the input channels in the weight of ``node``."""
+    return 1 if node.op_type == "Conv" or attribute(node, "transB", 0) else 0
+
+
+def _blocks(node: ir.Node, sizes: Sequence[int]) -> list[ir.Value]:
+    """The weight of ``node`` cut along its input channels."""
+    graph, axis = model_graph(node), initializer(model_graph(node), [_channel_axis(node)])
+    ends = list(accumulate(sizes, initial=0))
+    return [
+        add(node, "Slice", [node.inputs[1], initializer(graph, [a]), initializer(graph, [b]), axis])
+        for a, b in pairwise(ends)
+    ]
+
+
+def _joined(node: ir.Node, values: Sequence[ir.Value], axis: int) -> ir.Value:
+    return values[0] if len(values) == 1 else add(node, "Concat", values, {"axis": axis})
+
+
+def _apply(
+    node: ir.Node,
+    x: ir.Value,
+    weight: ir.Value,
+    bias: ir.Value | None = None,
+    like: ir.Value | None = None,
+) -> ir.Value:
+    """The operator of ``node`` on other operands."""
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    return add(node, node.op_type, inputs, node.attributes, like)

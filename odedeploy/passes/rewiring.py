@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The elements of an initializer or Constant; None for anything computed or given."""
+    """The elements of an initializer or Constant node; None for anything computed or given."""
     if value is None or value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -37,7 +37,7 @@ def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:
 
 
 def forward(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
-    """Use ``new`` wherever ``old``, an output of ``node``, is used.
+    """Use ``new`` wherever ``old``, an output of ``node``, is used; ``node`` is to be removed then.
 
     An output of the model keeps its name: where ``new`` is an input, an initializer or another
     output already, an Identity stands between.
@@ -72,16 +72,22 @@ def add(
     return node.outputs[0]
 
 
-def initializer(graph: ir.Graph, name: str, values: Sequence[int]) -> ir.Value:
-    """A 1-d int64 initializer called ``name``, or the one that is there already."""
+def initializer(graph: ir.Graph, values: Sequence[int]) -> ir.Value:
+    """A 1-d int64 initializer that holds ``values``, shared by all who ask for them."""
+    array = np.array(values, dtype=np.int64)
+    name = "_".join(["odedeploy.int64", *map(str, values)])
     if name not in graph.initializers:
-        array = np.array(values, dtype=np.int64)
-        tensor = ir.tensor(array, name=name)
         value = ir.Value(
             name=name,
             type=ir.TensorType(ir.DataType.INT64),
             shape=ir.Shape(array.shape),
-            const_value=tensor,
+            const_value=ir.tensor(array, name=name),
         )
         graph.register_initializer(value)
     return graph.initializers[name]
+
+
+def model_graph(node: ir.Node) -> ir.Graph:
+    """The graph that ``node`` stands in."""
+    assert isinstance(node.graph, ir.Graph)
+    return node.graph

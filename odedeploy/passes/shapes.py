@@ -27,10 +27,7 @@ def _write_target(node: ir.Node, graph: ir.Graph) -> bool:
     target = _target(node)
     if target is None:
         return False
-    name = "shape_" + "_".join(map(str, target))
-    if name in graph.initializers and constant(graph.initializers[name]) is None:
-        return False
-    node.replace_input_with(1, initializer(graph, name, target))
+    node.replace_input_with(1, initializer(graph, target))
     node.attributes.pop("allowzero", None)
     return True
 

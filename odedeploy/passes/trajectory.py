@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from odedeploy.passes.rewiring import add, attribute, constant, forward, integers
+from odedeploy.passes.rewiring import add, attribute, constant, forward, integers, model_graph
 
 Slices = list[ir.Value]
 """The states of a trajectory, each of shape (1, *state)."""
@@ -28,6 +28,7 @@ def _forward(node: ir.Node) -> bool:
         return False
     for output, new in zip(node.outputs, picked, strict=True):
         forward(node, output, new)
+    model_graph(node).remove(node, safe=True)
     return True
 
 
