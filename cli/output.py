@@ -35,7 +35,7 @@ def show(*parts: Any) -> None:
     if not console.is_terminal:
         console.width = WIDE
     for part in parts:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def warn(sentence: str) -> None:

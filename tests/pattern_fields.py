@@ -184,7 +184,7 @@ def table_of_time() -> Built:
             part = (t - m.knots[i]) / (m.knots[i + 1] - m.knots[i])
             return m.net(t, x) + m.values[i] + part * (m.values[i + 1] - m.values[i])
 
-        return odeint(field, y, unit(), rtol=1e-5, atol=1e-5)[-1]
+        return odeint(field, y, unit(), rtol=1e-7, atol=1e-7)[-1]
 
     table = {"knots": torch.linspace(0, 1, 5), "values": torch.randn(5, 3)}
     return Model(forward, net=Field(), **table), rows()
@@ -197,21 +197,24 @@ def controlled() -> Built:
 
         def field(t: Tensor, x: Tensor) -> Tensor:
             i = int((torch.bucketize(t, knots) - 1).clamp(0, c.shape[1] - 2).item())
-            slope = (c[:, i + 1] - c[:, i]) / (knots[i + 1] - knots[i])
-            return (m.net(x).view(-1, 3, 2) @ slope.unsqueeze(2)).squeeze(2)
+            part = (t - knots[i]) / (knots[i + 1] - knots[i])
+            force = c[:, i] + part * (c[:, i + 1] - c[:, i])
+            return (m.net(x).view(-1, 3, 2) @ force.unsqueeze(2)).squeeze(2)
 
-        return odeint(field, y, unit(), rtol=1e-5, atol=1e-5)[-1]
+        return odeint(field, y, unit(), rtol=1e-7, atol=1e-7)[-1]
 
-    return Conditioned(forward, net=mlp(3, 6)), {**rows(), "c": torch.randn(8, 4, 2)}
+    return Conditioned(forward, net=mlp(3, 6)), {**rows(), "c": torch.randn(8, 5, 2)}
 
 
 @pattern("a Python branch on time")
 def branch_on_time() -> Built:
     def forward(m: Model, y: Tensor) -> Tensor:
         def field(t: Tensor, x: Tensor) -> Tensor:
-            return m.early(t, x) if t < 0.5 else m.late(t, x)
+            if t < 0.5:
+                return m.early(t, x) * (0.5 - t)
+            return m.late(t, x) * (t - 0.5)
 
-        return odeint(field, y, torch.tensor([0.0, 0.5, 1.0]), rtol=1e-5, atol=1e-5)[-1]
+        return odeint(field, y, torch.tensor([0.0, 0.5, 1.0]), rtol=1e-7, atol=1e-7)[-1]
 
     return Model(forward, early=Field(), late=Field()), rows()
 

@@ -28,7 +28,7 @@ from odedeploy.solvers import SOLVERS
 
 PAGE = Path(__file__).parents[1] / "docs" / "patterns.md"
 TOLERANCE = 1e-2
-STEPS = {"symbolic": 6, "traced": 12}
+STEPS = {"symbolic": 6, "traced": 4}
 BATCHES = (1, 6)
 
 HEADER = """# Ways of calling a solver

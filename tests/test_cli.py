@@ -268,7 +268,7 @@ BAD = [
     (export("mine.py:build", "--inputs", "no.npz"), 2, "no.npz cannot be read"),
     (export("mine.py:build", "--inputs", "misnamed.npz"), 2, "no input y; its inputs are x"),
     (export("mine.py:build", "--inputs", "wrong.npz"), 2, "."),
-    (export("mine.py:build", "--inputs", "empty.npz"), 2, "got 0"),
+    (export("mine.py:build", "--inputs", "empty.npz"), 2, "one or more rows"),
     (export("mine.py:build", "--weights", "gone.pt"), 2, "gone.pt do not exist"),
     (export("mine.py:build", "--weights", "no.pt"), 2, "no.pt do not fit"),
     (export("mine.py:two"), 2, "At least 3 inputs.*got 2"),

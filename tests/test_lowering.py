@@ -220,6 +220,36 @@ def test_a_field_with_a_branch_inside() -> None:
     assert_close(run(lower(graph, plan), {"x": x0}), [np.stack(states)], Tolerance.ROUND_OFF)
 
 
+def test_two_solves_of_one_field_share_its_constants() -> None:
+    """The second solve starts where the first ends and goes back with another solver."""
+    f, m = Builder(np.dtype(np.float64)), Builder(np.dtype(np.float64))
+    t, y = f.value("t", []), f.value("y", ["batch", 3])
+    function = f.function("field0", [t, y], [f.op("Mul", y, f.op("Cos", t, name="c"), name="k")])
+    x, last = m.value("x", ["batch", 3]), m.integers("last", -1)
+    (there,) = m.solve("solve0", [x], [], 2)
+    end = m.op("Gather", there, last, name="end", shape=["batch", 3], axis=0)
+    (back,) = m.solve("solve1", [end], [], 2)
+    sites = tuple(
+        Site(f"solve{i}", "field0", times, 1, "dopri5")
+        for i, times in enumerate(((0.0, 1.0), (1.0, 0.0)))
+    )
+    graph = OdeGraph(m.model([x], [there, back], [function]), sites)
+    solves = [
+        solve_plan("solve0", SOLVERS["rk4"], Grid.uniform(0.0, 1.0, 4)),
+        solve_plan("solve1", SOLVERS["midpoint"], Grid.uniform(1.0, 0.0, 4)),
+    ]
+    model = lower(graph, Plan(tuple(solves)))
+    x0 = np.random.default_rng(0).standard_normal((2, 3))
+    field = lambda t, y: y * np.cos(t)  # noqa: E731
+    first = interpret(solves[0].program, field, x0)
+    second = interpret(solves[1].program, field, first[-1])
+    wanted = [np.stack(first), np.stack(second)]
+    assert_close(run(model, {"x": x0}), wanted, Tolerance.ROUND_OFF)
+    scalars = [v for v in model.graph.initializers.values() if v.dtype == ir.DataType.DOUBLE]
+    values = [float(v.const_value.numpy()) for v in scalars]
+    assert len(values) == len(set(values))
+
+
 def test_256_evaluations_of_a_40_node_field_take_at_most_two_seconds() -> None:
     seconds = {steps: _lowering_time(steps) for steps in (16, 64)}
     assert seconds[64] <= 2.0

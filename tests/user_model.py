@@ -14,13 +14,15 @@ INTERVAL = torch.tensor([0.0, 1.0])
 
 
 class Model(nn.Module):
-    def __init__(self, field=None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
-        self.field = field or (lambda t, y: self.net(y) * torch.cos(t))
+
+    def field(self, t, y):
+        return self.net(y) * torch.cos(t)
 
     def forward(self, x):
-        return odeint(lambda t, y: self.field(t, y), x, INTERVAL)[-1]
+        return odeint(self.field, x, INTERVAL)[-1]
 
 
 class Talkative(Model):
@@ -29,10 +31,20 @@ class Talkative(Model):
         return super().forward(x)
 
 
-def made(kind=Model, rows: int = 700, **options):
+class OtherShape(Model):
+    def field(self, t, y):
+        return super().field(t, y)[:, :1]
+
+
+class Diverging(Model):
+    def field(self, t, y):
+        return super().field(t, y) + 50 * y**3
+
+
+def made(kind=Model, rows: int = 700):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return kind(**options), torch.randn(rows, 2)
+        return kind(), torch.randn(rows, 2)
 
 
 def build():
@@ -78,11 +90,11 @@ def text():
 
 
 def other_shape():
-    return made(field=lambda t, y: y[:, :1])
+    return made(OtherShape)
 
 
 def diverging():
-    return made(field=lambda t, y: 50 * y**3)
+    return made(Diverging)
 
 
 def waiting():

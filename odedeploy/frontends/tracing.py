@@ -30,7 +30,14 @@ from odedeploy.graph import OPSET
 
 BATCH = "batch"
 
-VALUE_NEEDED = ("data-dependent", "get value out of a tracing tensor", "GuardOnDataDependent")
+VALUE_NEEDED = "Python code branches on a tensor's value, or turns it into a number"
+REASONS = {
+    "data-dependent": VALUE_NEEDED,
+    "get value out of a tracing tensor": VALUE_NEEDED,
+    "GuardOnDataDependent": VALUE_NEEDED,
+    "entirely functional graph": "an operator writes into a tensor that it shares with others",
+}
+"""Parts of PyTorch's messages and what they mean to the author of a model."""
 
 
 CAUSE = "\n\ncaused by "
@@ -117,12 +124,11 @@ def _exported(
     names = tuple(examples.inputs)
     axis = torch.export.Dim(BATCH)
     shapes = tuple({0: axis} if name in examples.batched else None for name in names)
+    tensors = tuple(examples.tiled(batch).values())
     program = torch.onnx.export(
-        torch.export.export(
-            flat.eval(), tuple(examples.tiled(batch).values()), dynamic_shapes=shapes,
-            strict=False,
-        ),
-        dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=outputs, opset_version=OPSET, verbose=False,
+        torch.export.export(flat.eval(), tensors, dynamic_shapes=shapes, strict=False),
+        dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=outputs,
+        opset_version=OPSET, verbose=False,
     )  # fmt: skip
     assert program is not None
     _rename(program.model, renamed)
@@ -149,8 +155,9 @@ def _reason(errors: Sequence[Exception]) -> str:
         if found := re.search(r"op='(aten\.\w+)'|for \[?'?(aten\.\w+)", text):
             operator = found.group(1) or found.group(2)
             return f"the operator {operator} has no ONNX counterpart"
-    if any(sign in text for text in texts for sign in VALUE_NEEDED):
-        return "Python code branches on a tensor's value, or turns it into a number"
+    for sign, reason in REASONS.items():
+        if any(sign in text for text in texts):
+            return reason
     return texts[0].rpartition(CAUSE)[2].strip().splitlines()[0][:300].rstrip(".")
 
 

@@ -22,9 +22,11 @@ def unroll(graph: OdeGraph, plan: Plan) -> ir.Model:
     Raises BadInput when the plan has no program for a solve, or delivers other times than it asks.
     """
     model = graph.model.clone()
+    writer = Writer(model.graph)
     for solve in [n for n in model.graph if n.domain == SOLVE_DOMAIN and n.op_type == "Solve"]:
         site = graph.site(solve.name or "")
-        _replace(model, solve, site, _program(plan[site.name], site))
+        function = model.functions[(FIELD_DOMAIN, site.field, "")]
+        _replace(solve, function, site, _program(plan[site.name], site), writer)
     for key in [key for key in model.functions if key[0] == FIELD_DOMAIN]:
         del model.functions[key]
     for domain in (SOLVE_DOMAIN, FIELD_DOMAIN):
@@ -41,12 +43,12 @@ def _program(plan: SolvePlan, site: Site) -> Program:
     return plan.program
 
 
-def _replace(model: ir.Model, solve: ir.Node, site: Site, program: Program) -> None:
+def _replace(
+    solve: ir.Node, function: ir.Function, site: Site, program: Program, writer: Writer
+) -> None:
     """Write ``program`` in place of ``solve``."""
-    writer = Writer(model.graph)
     inputs = [value for value in solve.inputs if value is not None]
     initial, context = tuple(inputs[: site.states]), inputs[site.states :]
-    function = model.functions[(FIELD_DOMAIN, site.field, "")]
     field = FieldCopies(function, initial, context, writer, site.name)
     states = _run(program, field, initial, writer, site.name)
     for i, trajectory in enumerate(solve.outputs):
@@ -54,8 +56,8 @@ def _replace(model: ir.Model, solve: ir.Node, site: Site, program: Program) -> N
         name, trajectory.name = trajectory.name, None
         whole.name = name
         trajectory.replace_all_uses_with(whole, replace_graph_outputs=True)
-    model.graph.insert_before(solve, writer.nodes)
-    model.graph.remove(solve, safe=True)
+    writer.insert_before(solve)
+    writer.graph.remove(solve, safe=True)
 
 
 def _run(

@@ -49,6 +49,11 @@ class Writer:
         self.nodes.append(node)
         return output
 
+    def insert_before(self, node: ir.Node) -> None:
+        """Insert the collected nodes in front of ``node`` and start over."""
+        self.graph.insert_before(node, self.nodes)
+        self.nodes = []
+
     def fresh(self, name: str) -> str:
         """``name``, with a number behind it when it is taken."""
         chosen, n = name, 0
