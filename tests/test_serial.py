@@ -109,6 +109,12 @@ def test_what_was_unpacked_runs() -> None:
         assert np.array_equal(a, b)
 
 
+def test_a_graph_that_traces_its_plans_stays_out_of_files() -> None:
+    graph = convolution()
+    with pytest.raises(BadInput, match="traced from the PyTorch model"):
+        pack(replace(graph, trace=lambda plan: graph.model), {})
+
+
 def texts() -> dict[str, str]:
     text = pack(convolution(), {})
     data = json.loads(text)

@@ -1,4 +1,4 @@
-"""torchdiffeq: ``odeint`` and ``odeint_adjoint``, of the package and of copies in people's projects.
+"""torchdiffeq: ``odeint`` and ``odeint_adjoint``, of the package and of copies of it in projects.
 
 The adjoint only changes how gradients are computed, so both are the same solve here. A copy is any
 module with such a function beside torchdiffeq's table of solvers; it is caught with its own code.

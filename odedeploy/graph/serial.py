@@ -34,7 +34,13 @@ def pack(graph: OdeGraph, present: Mapping[str, ir.Value]) -> str:
     """``graph`` as text, without the tensors that are among ``present``, an artefact's weights.
 
     Tensors are compared by dtype, shape and bytes. Neither paths nor stack traces are written.
+    Raises BadInput for a graph that traces every plan, which takes the live model.
     """
+    if graph.trace is not None:
+        raise BadInput(
+            "The ODE graph of this model cannot be put in a file, because its plans are traced "
+            "from the PyTorch model; export it once per tolerance."
+        )
     model = graph.model.clone()
     strip(model)
     held = _Held(present)

@@ -19,11 +19,18 @@ States = tuple[ir.Value, ...]
 def unroll(graph: OdeGraph, plan: Plan) -> ir.Model:
     """A copy of the graph's model in which the plan's programs stand in place of its solves.
 
-    Raises BadInput when the plan has no program for a solve, or delivers other times than it asks.
+    Raises BadInput when the plan has no program for a solve or delivers other times than it asks,
+    and when a solve of the graph is not in its model, on which the plan would have no effect.
     """
     model = graph.model.clone()
     writer = Writer(model.graph)
-    for solve in [n for n in model.graph if n.domain == SOLVE_DOMAIN and n.op_type == "Solve"]:
+    solves = [n for n in model.graph if n.domain == SOLVE_DOMAIN and n.op_type == "Solve"]
+    lost = {site.name for site in graph.sites} - {solve.name for solve in solves}
+    if lost:
+        raise BadInput(
+            f"The model has its solves {sorted(lost)} already written out; capture it again."
+        )
+    for solve in solves:
         site = graph.site(solve.name or "")
         function = model.functions[(FIELD_DOMAIN, site.field, "")]
         _replace(solve, function, site, _program(plan[site.name], site), writer)
