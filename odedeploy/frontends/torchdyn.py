@@ -76,7 +76,7 @@ def _translate(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SolveCall:
         return derivatives
 
     def run(observe: Callable[[], None]) -> States:
-        def observed(t: Tensor, x: Tensor) -> Tensor:
+        def observed(t: Tensor, x: Tensor) -> Any:
             observe()
             return f(t, x)
 

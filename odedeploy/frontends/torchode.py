@@ -36,7 +36,7 @@ def _translate(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SolveCall:
     if marks is None:
         marks = torch.stack([problem.t_start, problem.t_end], 1)
 
-    def evaluate(t: Tensor, y: Tensor) -> Tensor:
+    def evaluate(t: Tensor, y: Tensor) -> Any:
         if type(term).vf is ODETerm.vf:
             return term.f(t, y, extra) if term.with_args else term.f(t, y)
         stats: dict[str, Any] = {}
@@ -50,7 +50,7 @@ def _translate(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SolveCall:
         return derivatives
 
     def run(observe: Callable[[], None]) -> States:
-        def observed(t: Tensor, y: Tensor) -> Tensor:
+        def observed(t: Tensor, y: Tensor) -> Any:
             observe()
             return evaluate(t, y)
 
@@ -87,7 +87,7 @@ def _fixed_step(
     return kept
 
 
-def _term(function: Callable[[Tensor, Tensor], Tensor]) -> ODETerm:
+def _term(function: Callable[[Tensor, Tensor], Any]) -> ODETerm:
     return ODETerm(function, with_stats=False)
 
 
