@@ -15,6 +15,7 @@ from odedeploy.cli.options import (
     Inputs,
     Json,
     Model,
+    Noise,
     Replan,
     Samples,
     Seed,
@@ -55,6 +56,7 @@ def export(
     samples: Samples = None,
     seed: Seed = 0,
     replan: Replan = False,
+    noise: Noise = None,
     best_effort: BestEffort = False,
     as_json: Json = False,
 ) -> None:
@@ -67,7 +69,7 @@ def export(
     spec = ExportSpec(
         tol=tol, format=_format(format, path), target=target, precision=precision, form=form,
         solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
-        samples=samples, seed=seed, replan=replan, best_effort=best_effort,
+        samples=samples, seed=seed, replan=replan, noise=noise, best_effort=best_effort,
     )  # fmt: skip
     _check_names(spec)
     with output.working() as progress:

@@ -41,6 +41,14 @@ Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 Replan = Annotated[
     bool, typer.Option("--replan", help="Treat solves with fixed steps as ODEs, too.")
 ]
+Noise = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What becomes of noise drawn in forward: fixed (one seeded draw) or input.",
+        show_default=False,
+    ),
+]
 BestEffort = Annotated[
     bool, typer.Option("--best-effort", help="Write the best there is when it falls short.")
 ]
