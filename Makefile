@@ -22,10 +22,10 @@ run: $(VENV)/.run ## export the reference model and profile it into out/
 	@echo "The trade-off plot is out/profile/pareto.png, the report out/profile/report.html."
 
 test: lint types ## lint, type-check and run the tests
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 test-all: lint types ## the same with the slow tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev ## ruff, and the floors by import-linter
 	$(BIN)/ruff check .

@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from odedeploy import files, formats
-from odedeploy.delivery import Planned, Progress, Stopwatch, captured, deliver, silent
-from odedeploy.errors import BadInput, FellShort, UnknownName
+from odedeploy.delivery import (
+    Planned,
+    Progress,
+    Stopwatch,
+    captured,
+    check_folder,
+    deliver,
+    silent,
+)
+from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
 from odedeploy.graph import OdeGraph, input_specs, output_specs
 from odedeploy.manifest import Manifest
 from odedeploy.program import Plan
@@ -17,6 +25,8 @@ from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import read_manifest
 from odedeploy.search import judge, search, split
 from odedeploy.spec import ExportSpec
+from odedeploy.targets import find as find_target
+from odedeploy.targets import usable
 from odedeploy.verification import check_golden
 from odedeploy.verification import verify as check
 
@@ -116,6 +126,9 @@ def deploy(
 ) -> Manifest:
     """Capture, plan, lower, verify and write in one go."""
     formats.find(spec.format)
+    if problem := usable(find_target(spec.target)):
+        raise Unusable(problem)
+    check_folder(Path(path))
     watch = Stopwatch()
     with watch("capture"):
         graph = captured(loaded, spec, progress)

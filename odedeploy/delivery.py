@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import tempfile
 import time
@@ -93,7 +94,7 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
     """
     spec, watch = planned.spec, Stopwatch()
     form = formats.find(spec.format)
-    _check_folder(path)
+    check_folder(path)
     progress("lower", 0, 1)
     with watch("lower"):
         built = form.build(graph, planned.search.plan, spec.form)
@@ -229,11 +230,14 @@ def _written(built: Built, path: Path, manifest: Manifest, keepsake: str) -> Man
     return full
 
 
-def _check_folder(path: Path) -> None:
+def check_folder(path: Path) -> None:
+    """Raises BadInput when ``path`` cannot become a file; found out before the work, not after."""
     if path.is_dir():
         raise BadInput(f"{path} is a folder; give the name of a file.")
     if not path.parent.is_dir():
         raise BadInput(f"The folder {path.parent} does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"The folder {path.parent} is read-only; choose another.")
 
 
 def _versions() -> dict[str, str]:

@@ -203,7 +203,7 @@ def test_load_model_by_file_and_its_bad_inputs(tmp_path) -> None:  # type: ignor
     [
         (np.full((10, 3), np.nan, np.float32), "NaN"),
         (np.zeros((2, 3), np.float32), "3 inputs"),
-        (np.zeros((0, 3), np.float32), "inputs"),
+        (np.zeros((0, 3), np.float32), "rows"),
     ],
     ids=["nan", "two rows", "no rows"],
 )

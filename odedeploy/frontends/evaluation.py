@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -41,15 +40,15 @@ class TorchEvaluator:
         self.example = dict(example)
         self.static = static
         self.axes = dict(axes or {})
-        self._double: nn.Module | None = None
 
     def run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         """Outputs and final states of the model under ``plan``, in ``"float32"`` or ``"float64"``.
 
         Runs ``ROWS`` inputs at a time. Raises BadInput for another precision.
         """
-        model = self._in(precision)
-        parts = [self._run(model, plan, part, precision) for part in self._parts(inputs)]
+        if precision not in ("float32", "float64"):
+            raise BadInput(f"Plans run in float32 or float64, not {precision!r}.")
+        parts = [self._run(plan, part, precision) for part in self._parts(inputs)]
         return Outcome(*(_concatenated([part[i] for part in parts]) for i in range(2)))
 
     def module(self, plan: Plan) -> nn.Module:
@@ -71,33 +70,25 @@ class TorchEvaluator:
             return call.run(observe)
 
         parts = list(self._parts(inputs, 1))
-        outputs = [self._forward(self.model, part, "float32", handle) for part in parts]
+        outputs = [self._forward(part, "float32", handle) for part in parts]
         return _concatenated(outputs), count / len(parts)
 
-    def _run(self, model: nn.Module, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
+    def _run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         states: dict[str, Tensor] = {}
-        outputs = self._forward(model, inputs, precision, plan_handler(plan, states))
+        outputs = self._forward(inputs, precision, plan_handler(plan, states))
         return Outcome(outputs, {name: tensor.numpy() for name, tensor in states.items()})
 
     def _forward(
-        self, model: nn.Module, inputs: Inputs, precision: str, handler: Handler
+        self, inputs: Inputs, precision: str, handler: Handler
     ) -> dict[str, np.ndarray]:
         tensors = {name: _tensor(array, precision) for name, array in inputs.items()}
-        with preserved(model), torch.enable_grad(), _default_dtype(precision), intercept(handler):
-            result = flatten(model(**tensors))
+        with preserved(self.model), _computing_in(precision, self.model), torch.enable_grad():
+            with intercept(handler):
+                result = flatten(self.model(**tensors))
         return {
             name: np.moveaxis(tensor.numpy(), self.axes.get(name, 0), 0)
             for name, tensor in result.items()
         }
-
-    def _in(self, precision: str) -> nn.Module:
-        if precision == "float32":
-            return self.model
-        if precision != "float64":
-            raise BadInput(f"Plans run in float32 or float64, not {precision!r}.")
-        if self._double is None:
-            self._double = _doubled(self.model)
-        return self._double
 
     def _parts(self, inputs: Inputs, rows: int = ROWS) -> Iterator[Inputs]:
         batched = [len(array) for name, array in inputs.items() if name not in self.static]
@@ -146,16 +137,6 @@ def plan_handler(plan: Plan, states: dict[str, Tensor] | None = None) -> Handler
     return handle
 
 
-def _doubled(model: nn.Module) -> nn.Module:
-    """A float64 copy, plain tensor attributes of its modules included."""
-    double = copy.deepcopy(model).double()
-    for module in double.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                setattr(module, name, value.double())
-    return double
-
-
 def _tensor(array: np.ndarray, precision: str) -> Tensor:
     tensor = torch.from_numpy(np.array(array))
     return tensor.to(getattr(torch, precision)) if tensor.is_floating_point() else tensor
@@ -166,10 +147,27 @@ def _concatenated(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.nda
 
 
 @contextmanager
-def _default_dtype(precision: str) -> Iterator[None]:
+def _computing_in(precision: str, model: nn.Module) -> Iterator[None]:
+    """New tensors, weights, buffers and plain tensor attributes in ``precision``.
+
+    The model itself is converted, not a copy, because closures hold on to it. Weights get their
+    own storage back; buffers and attributes are left to ``preserved``.
+    """
     before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, precision))
+    weights = [(parameter, parameter.data) for parameter in model.parameters()]
+    dtype = getattr(torch, precision)
     try:
+        torch.set_default_dtype(dtype)
+        for parameter, data in weights:
+            if data.is_floating_point():
+                parameter.data = data.to(dtype)
+        for module in model.modules():
+            for held in (module._buffers, vars(module)):
+                for name, value in list(held.items()):
+                    if isinstance(value, Tensor) and value.is_floating_point():
+                        held[name] = value.to(dtype)
         yield
     finally:
         torch.set_default_dtype(before)
+        for parameter, data in weights:
+            parameter.data = data

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odedeploy.errors import CaptureRefused, Diverged
+from odedeploy.errors import BadInput, CaptureRefused, Diverged
 from odedeploy.executor import States
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import SolveCall, intercept, solver_functions
@@ -31,9 +31,9 @@ class Recording:
 def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
     """Run ``model`` as its author wrote it and note every solve and every draw of noise.
 
-    Raises Diverged when a solve returns numbers that are not finite, CaptureRefused when a field
-    draws noise, and what ``call.field`` raises when a
-    derivative does not have its state's shape.
+    Raises Diverged when a solve returns numbers that are not finite or never ends, CaptureRefused
+    when a field draws noise or returns another shape than its state's, and BadInput when the model
+    does not run on its inputs.
     """
     recording = Recording()
 
@@ -41,7 +41,7 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
         recording.calls.append(call)
         before = len(recording.draws)
         own_gradients(call.field)(call.times[0].to(call.initial[0].dtype), call.initial)
-        trajectories = call.run(lambda: None)
+        trajectories = _as_written(call)
         if len(recording.draws) > before:
             raise CaptureRefused(
                 f"{recording.draws[before].location}: the vector field draws noise at every "
@@ -56,10 +56,30 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
 
     known = solver_functions()
     with torch.enable_grad(), intercept(handle), watched() as recording.draws:
-        recording.result = model(**inputs)
+        try:
+            recording.result = model(**inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in inputs.items())
+            reason = (str(error).strip().splitlines() or ["no message"])[0]
+            raise BadInput(
+                f"The model does not run on its inputs ({shapes}): {type(error).__name__}: "
+                f"{reason[:200]}"
+            ) from error
     if solver_functions() != known:
         return record(model, inputs)  # a library that forward itself imports is caught from now on
     return recording
+
+
+def _as_written(call: SolveCall) -> States:
+    try:
+        return call.run(lambda: None)
+    except AssertionError as error:
+        if "underflow in dt" not in str(error) and "max_num_steps" not in str(error):
+            raise
+        raise Diverged(
+            f"{call.location}: the adaptive solve with method {call.method!r} diverges on the "
+            f"example inputs ({error}); check the inputs' scale and the trained weights."
+        ) from error
 
 
 def sites(first: Recording, second: Recording, replan: bool) -> tuple[Site, ...]:

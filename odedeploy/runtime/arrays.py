@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import BinaryIO
 
 import numpy as np
@@ -26,11 +27,10 @@ def pack_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
 def unpack_arrays(source: str | os.PathLike[str] | BinaryIO) -> dict[str, np.ndarray] | np.ndarray:
     """The arrays of an .npz by name, or the array of an .npy; raises ValueError with the reason."""
     try:
-        loaded = np.load(source, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return dict(loaded)
+        # Given a path, numpy leaves its file open when the archive is damaged.
+        with nullcontext(source) if hasattr(source, "read") else open(source, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
         raise ValueError(reason) from error
