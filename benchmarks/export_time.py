@@ -92,7 +92,7 @@ def measured(which: str, nfe: int, limit: float) -> dict[str, float]:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
         except subprocess.TimeoutExpired:
-            return {"total": float("inf")}
+            return {"over": limit}
         if done.returncode:
             raise SystemExit(done.stderr)
         result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -117,10 +117,11 @@ def main() -> None:
     for nfe in arguments.nfe:
         a, b = measured("ours", nfe, 600.0), measured("naive", nfe, arguments.limit)
         rows.append({"nfe": nfe, "odedeploy": a, "naive": b})
+        more, total = ("> ", b["over"]) if "over" in b else ("", b["total"])
+        size = f"{b['bytes'] / 1e3:.0f}" if "bytes" in b else ""
         print(f"| {nfe} | {a['capture']:.1f} | {a['lower']:.2f} | {a['verify']:.1f} "
-              f"| {a['total']:.1f} | {b['total']:.1f} | {b['total'] / a['total']:.1f} "
-              f"| {a['bytes'] / 1e3:.0f} | {b.get('bytes', float('nan')) / 1e3:.0f} |",
-              flush=True)  # fmt: skip
+              f"| {a['total']:.1f} | {more}{total:.1f} | {more}{total / a['total']:.1f} "
+              f"| {a['bytes'] / 1e3:.0f} | {size} |", flush=True)  # fmt: skip
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     (results / "export_time.json").write_text(json.dumps(rows, indent=1) + "\n")
