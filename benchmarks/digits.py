@@ -20,7 +20,6 @@ from odedeploy.models import mnist
 from odedeploy.reference import solve
 from odedeploy.spec import ExportSpec
 
-
 REFERENCE_TOL = 5e-2
 """The reference of all digits is checked to 2 % of this, a tenth of the default tolerance."""
 
