@@ -3,7 +3,7 @@
 Latency of the mnist-odenet artefact ÷ (NFE × bare field + stem and head), all in onnxruntime,
 batch 1, one thread, interleaved in one process.
 
-    python benchmarks/overhead.py [--solver rk4 --nfe 16] [--rounds 60]
+    python benchmarks/overhead.py [--rounds 60]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +60,8 @@ def median_seconds(call: Callable[[], object], repeats: int) -> float:
     return float(np.median(times))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=40)
-    arguments = parser.parse_args()
+def calls(folder: Path) -> dict[object, Callable[[], object]]:
+    """The bare field, stem and head, and the artefact of every case, each on its own input."""
     loaded = api.load_model("mnist-odenet")
     image = loaded.inputs["image"][:1]
     graph = api.capture(loaded.module, loaded.inputs)
@@ -71,47 +69,66 @@ def main() -> None:
         state = loaded.module.stem(torch.from_numpy(image)).numpy()
     field = api.capture(FieldAt(loaded.module.field, 0.5), np.repeat(state, 8, 0))
     none = Plan((SolvePlan("solve0", "none", Grid.uniform(0, 1, 1), Program((), (0, 0))),))
-    with tempfile.TemporaryDirectory() as folder:
-        bare = write(field, Plan(()), Path(folder) / "field.onnx")
-        rest = write(graph, none, Path(folder) / "rest.onnx")
-        whole = {}
-        for solver, nfe in CASES:
-            method = find_solver(solver)
-            steps = method.steps(nfe)
-            assert steps is not None
-            plan = Plan((solve_plan("solve0", method, Grid.uniform(0, 1, steps)),))
-            whole[solver, nfe] = write(graph, plan, Path(folder) / f"{solver}{nfe}.onnx")
-        calls = {"field": lambda: bare(state), "rest": lambda: rest(image)}
-        calls |= {case: (lambda run=run: run(image)) for case, run in whole.items()}
-        samples: dict[object, list[float]] = {name: [] for name in calls}
-        for warm in calls.values():
-            median_seconds(warm, 20)
-        for _ in range(arguments.rounds):
-            for name, call in calls.items():
-                many = arguments.repeats if name in ("field", "rest") else arguments.repeats // 4
-                samples[name].append(median_seconds(call, many))
-    rows = []
+    bare = write(field, Plan(()), folder / "field.onnx")
+    rest = write(graph, none, folder / "rest.onnx")
+    made: dict[object, Callable[[], object]] = {
+        "field": lambda: bare(state), "rest": lambda: rest(image)
+    }  # fmt: skip
     for solver, nfe in CASES:
-        floor = nfe * np.array(samples["field"]) + np.array(samples["rest"])
-        ratios = np.array(samples[solver, nfe]) / floor
-        low, high = np.percentile(
-            np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), 1), [2.5, 97.5]
-        )
-        rows.append({
-            "solver": solver, "nfe": nfe,
-            "latency_ms": round(1e3 * float(np.median(samples[solver, nfe])), 3),
-            "floor_ms": round(1e3 * float(np.median(floor)), 3),
-            "ratio": round(float(np.median(ratios)), 3),
-            "interval": [round(float(low), 3), round(float(high), 3)],
-        })  # fmt: skip
+        method = find_solver(solver)
+        steps = method.steps(nfe)
+        assert steps is not None
+        plan = Plan((solve_plan("solve0", method, Grid.uniform(0, 1, steps)),))
+        whole = write(graph, plan, folder / f"{solver}{nfe}.onnx")
+        made[solver, nfe] = partial(whole, image)
+    return made
+
+
+def measured(
+    made: dict[object, Callable[[], object]], rounds: int, repeats: int
+) -> dict[object, np.ndarray]:
+    """Median seconds of each call, one per round, the calls interleaved."""
+    for warm in made.values():
+        median_seconds(warm, 20)
+    samples: dict[object, list[float]] = {name: [] for name in made}
+    for _ in range(rounds):
+        for name, call in made.items():
+            many = repeats if name in ("field", "rest") else repeats // 4
+            samples[name].append(median_seconds(call, many))
+    return {name: np.array(values) for name, values in samples.items()}
+
+
+def row(case: tuple[str, int], samples: dict[object, np.ndarray]) -> dict[str, object]:
+    """Ratio of a case, paired round by round, with its 95 % bootstrap interval."""
+    floor = case[1] * samples["field"] + samples["rest"]
+    ratios = samples[case] / floor
+    resampled = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    interval = np.percentile(np.median(resampled, 1), [2.5, 97.5])
+    return {
+        "solver": case[0], "nfe": case[1],
+        "latency_ms": round(1e3 * float(np.median(samples[case])), 3),
+        "floor_ms": round(1e3 * float(np.median(floor)), 3),
+        "ratio": round(float(np.median(ratios)), 3),
+        "interval": [round(float(end), 3) for end in interval],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=40)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        samples = measured(calls(Path(folder)), arguments.rounds, arguments.repeats)
+    rows = [row(case, samples) for case in CASES]
     field_us, rest_us = (1e6 * float(np.median(samples[n])) for n in ("field", "rest"))
     print(f"bare field {field_us:.0f} µs, stem and head {rest_us:.0f} µs (batch 1, one thread)\n")
     print("| solver | NFE | artefact, ms | NFE × field + rest, ms | ratio | 95 % interval |")
     print("|---|---|---|---|---|---|")
-    for row in rows:
-        low, high = row["interval"]
-        print(f"| {row['solver']} | {row['nfe']} | {row['latency_ms']} | {row['floor_ms']} "
-              f"| {row['ratio']} | {low} – {high} |")  # fmt: skip
+    for each in rows:
+        low, high = each["interval"]
+        print(f"| {each['solver']} | {each['nfe']} | {each['latency_ms']} | {each['floor_ms']} "
+              f"| {each['ratio']} | {low} – {high} |")  # fmt: skip
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     (results / "overhead.json").write_text(json.dumps(rows, indent=1) + "\n")
