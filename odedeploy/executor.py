@@ -20,6 +20,7 @@ def solve(program: Program, field: Field, initial: States) -> States:
     """Run ``program`` from ``initial``; one trajectory (output times, *state) per state tensor.
 
     Times and coefficients are rounded from float64 to the dtype of the state where they are used.
+    Those that are 0-d tensors keep their gradients.
     """
     states: dict[int, States] = {0: initial}
     slopes: dict[int, States] = {}
@@ -28,7 +29,7 @@ def solve(program: Program, field: Field, initial: States) -> States:
         program.instructions, _expiries(program), strict=True
     ):
         if isinstance(step, Evaluate):
-            time = torch.tensor(step.time, dtype=like.dtype, device=like.device)
+            time = torch.as_tensor(step.time, dtype=like.dtype, device=like.device)
             slopes[step.slope] = tuple(field(time, states[step.state]))
         else:
             states[step.state] = _combine(step, states, slopes)
@@ -45,9 +46,16 @@ def _combine(step: Combine, states: dict[int, States], slopes: dict[int, States]
     combined = []
     for i, total in enumerate(states[step.base]):
         for slope, coefficient in step.terms:
-            total = torch.add(total, slopes[slope][i], alpha=coefficient)
+            total = _added(total, slopes[slope][i], coefficient)
         combined.append(total)
     return tuple(combined)
+
+
+def _added(total: Tensor, slope: Tensor, coefficient: float | Tensor) -> Tensor:
+    """total + coefficient · slope; of a plain number in one operator, as it is exported."""
+    if isinstance(coefficient, Tensor):
+        return total + coefficient.to(slope.dtype) * slope
+    return torch.add(total, slope, alpha=coefficient)
 
 
 def _expiries(program: Program) -> Sequence[tuple[list[int], list[int]]]:
