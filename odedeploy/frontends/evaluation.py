@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,18 @@ ROWS = 128
 
 Answers = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Outputs and final states by name, the tensors of an ``Outcome``."""
+
+
+class Visits(NamedTuple):
+    """The n evaluations of one solve, in execution order.
+
+    ``times`` has shape (n,); ``states`` and ``slopes`` have shape (n, rows, entries), the tensors
+    of a state side by side. Rows are those of the state's first axis.
+    """
+
+    times: np.ndarray
+    states: np.ndarray
+    slopes: np.ndarray
 
 
 class TorchEvaluator:
@@ -75,6 +88,65 @@ class TorchEvaluator:
         tensors = {name: _tensor(array, "float32") for name, array in inputs.items()}
         with preserved(self.model), _computing_in("float32", self.model), torch.enable_grad():
             yield forward
+
+    @contextmanager
+    def repeated(self, inputs: Inputs) -> Iterator[Callable[[Plan], Outcome]]:
+        """Gives plan → ``run(plan, inputs, "float32")``, for many plans on the same few inputs.
+
+        What comes before the first solve is computed once, and all inputs run at once.
+        """
+        with self.differentiable(inputs) as forward:
+
+            def run(plan: Plan) -> Outcome:
+                with torch.no_grad():
+                    found = forward(plan)
+                return Outcome(*({k: y.detach().numpy() for k, y in x.items()} for x in found))
+
+            yield run
+
+    def visits(self, plan: Plan, inputs: Inputs) -> dict[str, Visits]:
+        """Where ``plan`` evaluates the fields of ``inputs``, and what it finds, by site; float32.
+
+        All inputs run at once.
+        """
+        remaining = iter(plan.solves)
+        found: dict[str, Visits] = {}
+
+        def handle(call: SolveCall) -> States:
+            chosen = next(remaining)
+            seen: list[tuple[Tensor, Tensor]] = []
+
+            def noted(t: Tensor, states: States) -> States:
+                slopes = own_gradients(call.field)(t, states)
+                seen.append((_rows(states), _rows(slopes)))
+                return slopes
+
+            with torch.no_grad():
+                trajectories = solve(chosen.program, noted, call.initial)
+            states, slopes = (torch.stack(part).numpy() for part in zip(*seen, strict=True))
+            found[chosen.site] = Visits(np.array(chosen.program.times), states, slopes)
+            return trajectories
+
+        self._forward(inputs, "float32", handle)
+        return found
+
+    def accepted(self, inputs: Inputs, tol: float, rows: int) -> dict[str, list[np.ndarray]]:
+        """Step boundaries that torchdiffeq's dopri5 accepts at rtol = atol = ``tol``, in float32.
+
+        By site, in the order of the model's calls, one array for every ``rows`` inputs, which are
+        stepped through together.
+        """
+        found: dict[str, list[np.ndarray]] = {}
+        for part in self._parts(inputs, rows):
+            count = iter(range(1_000_000))
+
+            def handle(call: SolveCall, count: Iterator[int] = count) -> States:
+                times, trajectories = accepted_steps(call, tol)
+                found.setdefault(f"solve{next(count)}", []).append(times)
+                return trajectories
+
+            self._forward(part, "float32", handle)
+        return found
 
     def module(self, plan: Plan) -> nn.Module:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
@@ -164,6 +236,33 @@ def plan_handler(
         return trajectories
 
     return handle
+
+
+def accepted_steps(call: SolveCall, tol: float) -> tuple[np.ndarray, States]:
+    """Boundaries of the steps that dopri5 accepts between the call's first time and its last."""
+    from torchdiffeq import odeint
+
+    field = own_gradients(call.field)
+    times = call.times.detach().to(call.initial[0].dtype)
+    boundaries = [float(times[0])]
+
+    class Noted(nn.Module):
+        def forward(self, t: Tensor, states: States) -> States:
+            return field(t, states)
+
+        def callback_accept_step(self, t0: Tensor, y0: object, dt: Tensor) -> None:
+            boundaries.append(float(t0) + float(dt) * (1.0 if times[-1] > times[0] else -1.0))
+
+    with torch.no_grad():
+        trajectories = odeint(Noted(), call.initial, times, rtol=tol, atol=tol, method="dopri5")
+    first, last = float(times[0]), float(times[-1])
+    inside = [t for t in boundaries if min(first, last) <= t <= max(first, last)]
+    accepted = np.unique([*inside, last])
+    return accepted if last > first else accepted[::-1], trajectories
+
+
+def _rows(states: States) -> Tensor:
+    return torch.cat([y.reshape(len(y), -1) if y.ndim else y.reshape(1, 1) for y in states], dim=1)
 
 
 def _tensor(array: np.ndarray, precision: str) -> Tensor:
