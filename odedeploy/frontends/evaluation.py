@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,18 +25,6 @@ ROWS = 128
 
 Answers = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Outputs and final states by name, the tensors of an ``Outcome``."""
-
-
-class Visits(NamedTuple):
-    """The n evaluations of one solve, in execution order.
-
-    ``times`` has shape (n,); ``states`` and ``slopes`` have shape (n, rows, entries), the tensors
-    of a state side by side. Rows are those of the state's first axis.
-    """
-
-    times: np.ndarray
-    states: np.ndarray
-    slopes: np.ndarray
 
 
 class TorchEvaluator:
@@ -65,7 +53,7 @@ class TorchEvaluator:
         """
         if precision not in ("float32", "float64"):
             raise BadInput(f"Plans run in float32 or float64, not {precision!r}.")
-        parts = [self._run(plan, part, precision) for part in self._parts(inputs)]
+        parts = [self._run(plan, part, precision) for part in self.parts(inputs)]
         return Outcome(*(_concatenated([part[i] for part in parts]) for i in range(2)))
 
     @contextmanager
@@ -104,80 +92,49 @@ class TorchEvaluator:
 
             yield run
 
-    def visits(self, plan: Plan, inputs: Inputs) -> dict[str, Visits]:
-        """Where ``plan`` evaluates the fields of ``inputs``, and what it finds, by site; float32.
-
-        All inputs run at once.
-        """
-        remaining = iter(plan.solves)
-        found: dict[str, Visits] = {}
-
-        def handle(call: SolveCall) -> States:
-            chosen = next(remaining)
-            seen: list[tuple[Tensor, Tensor]] = []
-
-            def noted(t: Tensor, states: States) -> States:
-                slopes = own_gradients(call.field)(t, states)
-                seen.append((_rows(states), _rows(slopes)))
-                return slopes
-
-            with torch.no_grad():
-                trajectories = solve(chosen.program, noted, call.initial)
-            states, slopes = (torch.stack(part).numpy() for part in zip(*seen, strict=True))
-            found[chosen.site] = Visits(np.array(chosen.program.times), states, slopes)
-            return trajectories
-
-        self._forward(inputs, "float32", handle)
-        return found
-
-    def accepted(self, inputs: Inputs, tol: float, rows: int) -> dict[str, list[np.ndarray]]:
-        """Step boundaries that torchdiffeq's dopri5 accepts at rtol = atol = ``tol``, in float32.
-
-        By site, in the order of the model's calls, one array for every ``rows`` inputs, which are
-        stepped through together.
-        """
-        found: dict[str, list[np.ndarray]] = {}
-        for part in self._parts(inputs, rows):
-            count = iter(range(1_000_000))
-
-            def handle(call: SolveCall, count: Iterator[int] = count) -> States:
-                times, trajectories = accepted_steps(call, tol)
-                found.setdefault(f"solve{next(count)}", []).append(times)
-                return trajectories
-
-            self._forward(part, "float32", handle)
-        return found
-
     def module(self, plan: Plan) -> nn.Module:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
         return _Planned(self.model, plan, tuple(self.example))
 
-    def as_written(self, inputs: Inputs) -> tuple[dict[str, np.ndarray], float]:
-        """Outputs of the model as its author wrote it, batch first, one input at a time.
+    def as_written(self, inputs: Inputs) -> tuple[Outcome, float]:
+        """Outputs and final states of the model as its author wrote it, one input at a time.
 
         The second value is the mean number of field evaluations of an input, all solves together.
         """
         count = 0
+        states: dict[str, Tensor] = {}
 
         def observe() -> None:
             nonlocal count
             count += 1
 
-        def handle(call: SolveCall) -> States:
-            return call.run(observe)
+        def handler() -> Handler:
+            sites = (f"solve{i}" for i in itertools.count())
 
-        parts = list(self._parts(inputs, 1))
-        outputs = [self._forward(part, "float32", handle) for part in parts]
-        return _concatenated(outputs), count / len(parts)
+            def handle(call: SolveCall) -> States:
+                trajectories = call.run(observe)
+                _note(states, next(sites), trajectories)
+                return trajectories
+
+            return handle
+
+        found = []
+        for part in self.parts(inputs, 1):
+            outputs = self.forward(part, "float32", handler())
+            final = {name: y.detach().numpy() for name, y in states.items()}
+            found.append(Outcome(outputs, final))
+        whole = Outcome(*(_concatenated([part[i] for part in found]) for i in range(2)))
+        return whole, count / len(found)
 
     def _run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         states: dict[str, Tensor] = {}
-        outputs = self._forward(inputs, precision, plan_handler(plan, states))
+        outputs = self.forward(inputs, precision, plan_handler(plan, states))
         return Outcome(outputs, {name: tensor.numpy() for name, tensor in states.items()})
 
-    def _forward(
+    def forward(
         self, inputs: Inputs, precision: str, handler: Handler
     ) -> dict[str, np.ndarray]:
+        """Outputs of all inputs at once, batch first, with the solves given to ``handler``."""
         tensors = {name: _tensor(array, precision) for name, array in inputs.items()}
         with preserved(self.model), _computing_in(precision, self.model), torch.enable_grad():
             with intercept(handler):
@@ -187,7 +144,8 @@ class TorchEvaluator:
     def _batch_first(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: y.movedim(self.axes.get(name, 0), 0) for name, y in outputs.items()}
 
-    def _parts(self, inputs: Inputs, rows: int = ROWS) -> Iterator[Inputs]:
+    def parts(self, inputs: Inputs, rows: int = ROWS) -> Iterator[Inputs]:
+        """The inputs, ``rows`` at a time."""
         batched = [len(array) for name, array in inputs.items() if name not in self.static]
         for first in range(0, max(batched, default=1), rows):
             yield {
@@ -230,39 +188,17 @@ def plan_handler(
         with torch.enable_grad() if attached else torch.no_grad():
             trajectories = solve(chosen.program, field, call.initial)
         if states is not None:
-            single = len(trajectories) == 1
-            for i, trajectory in enumerate(trajectories):
-                states[chosen.site if single else f"{chosen.site}.{i}"] = trajectory[-1]
+            _note(states, chosen.site, trajectories)
         return trajectories
 
     return handle
 
 
-def accepted_steps(call: SolveCall, tol: float) -> tuple[np.ndarray, States]:
-    """Boundaries of the steps that dopri5 accepts between the call's first time and its last."""
-    from torchdiffeq import odeint
-
-    field = own_gradients(call.field)
-    times = call.times.detach().to(call.initial[0].dtype)
-    boundaries = [float(times[0])]
-
-    class Noted(nn.Module):
-        def forward(self, t: Tensor, states: States) -> States:
-            return field(t, states)
-
-        def callback_accept_step(self, t0: Tensor, y0: object, dt: Tensor) -> None:
-            boundaries.append(float(t0) + float(dt) * (1.0 if times[-1] > times[0] else -1.0))
-
-    with torch.no_grad():
-        trajectories = odeint(Noted(), call.initial, times, rtol=tol, atol=tol, method="dopri5")
-    first, last = float(times[0]), float(times[-1])
-    inside = [t for t in boundaries if min(first, last) <= t <= max(first, last)]
-    accepted = np.unique([*inside, last])
-    return accepted if last > first else accepted[::-1], trajectories
-
-
-def _rows(states: States) -> Tensor:
-    return torch.cat([y.reshape(len(y), -1) if y.ndim else y.reshape(1, 1) for y in states], dim=1)
+def _note(states: dict[str, Tensor], site: str, trajectories: States) -> None:
+    """Final states under ``site``, or ``site.i`` when there are several."""
+    for i, trajectory in enumerate(trajectories):
+        name = site if len(trajectories) == 1 else f"{site}.{i}"
+        states[name] = trajectory[-1]
 
 
 def _tensor(array: np.ndarray, precision: str) -> Tensor:

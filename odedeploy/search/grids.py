@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from odedeploy.frontends.evaluation import TorchEvaluator
+from odedeploy.frontends.observing import accepted, visits
 from odedeploy.graph import Inputs, Site
 from odedeploy.grid import Grid
 from odedeploy.program import Plan, SolvePlan, solve_plan, write
@@ -57,16 +58,16 @@ def equidistributed(
     The p-th differences of the slopes along an Adams–Bashforth solve of ``NODES`` steps stand for
     y^(p + 1).
     """
-    visits = evaluator.visits(fine(sites), inputs)
+    seen = visits(evaluator, fine(sites), inputs)
     return {
-        site.name: _density(visits[site.name].times, visits[site.name].slopes, site, order)
+        site.name: _density(seen[site.name].times, seen[site.name].slopes, site, order)
         for site in sites
         if site.kept is None
     }
 
 
 def fine(sites: Sequence[Site]) -> Plan:
-    """Every solve in ``NODES`` steps of Adams and Bashforth, one evaluation at the start of each."""
+    """Every solve in ``NODES`` Adams–Bashforth steps, one evaluation at the start of each."""
     method = find("ab3_euler")
     return Plan(
         tuple(s.kept or solve_plan(s.name, method, Grid.through(s.times, NODES)) for s in sites)
@@ -97,8 +98,7 @@ def harvested(
     chunks of the inputs.
     """
     densities = {}
-    for name, runs in evaluator.accepted(inputs, tol, CHUNK).items():
-        site = next(site for site in sites if site.name == name)
+    for site, runs in zip(sites, accepted(evaluator, inputs, tol, CHUNK), strict=True):
         if site.kept is not None:
             continue
         nodes = np.linspace(site.times[0], site.times[-1], NODES + 1)
@@ -110,7 +110,7 @@ def harvested(
         density = np.diff(np.mean(shares, axis=0))
         smooth = np.convolve(np.pad(density, 3, mode="edge"), np.full(7, 1 / 7), mode="valid")
         mass = _cumulative(np.maximum(smooth, 0.05 * smooth.mean()))
-        densities[name] = Density(nodes, mass, float(smooth.max() / smooth.mean()))
+        densities[site.name] = Density(nodes, mass, float(smooth.max() / smooth.mean()))
     return densities
 
 
