@@ -14,6 +14,8 @@ METRICS = ("output", "state", "agreement")
 """Beside these a metric is a person's own function, ``module:function``."""
 COVERAGE = 0.99
 NOISE = ("fixed", "input")
+RUNGS = ("auto", "classical", "learned")
+"""What a search may try, beside the name of a single solver."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,12 @@ class ExportSpec:
     ``tol`` bounds the error of an input by ``metric``, ``coverage`` is the share of inputs for
     which it holds and ``confidence`` how sure that is; by ``"agreement"`` it bounds the share of
     inputs that change their class, and ``coverage`` does not apply. ``tols`` are tolerances of
-    single outputs (or states), by name, in place of ``tol``. ``solver`` is ``"auto"`` or a
-    catalogue name and ``nfe`` fixes the number of evaluations; both together leave nothing to
-    search. ``samples`` caps how many of the given inputs are used. ``replan`` treats fixed-step
-    calls as ODEs. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``.
-    ``best_effort`` writes the artefact even when the tolerance is missed.
+    single outputs (or states), by name, in place of ``tol``. ``solver`` is a catalogue name,
+    ``"classical"`` for the whole catalogue, ``"learned"``, or ``"auto"`` for all of that and
+    non-uniform grids; ``nfe`` fixes the number of evaluations. ``budget`` bounds the seconds of
+    the search. ``samples`` caps how many of the given inputs are used. ``replan`` treats
+    fixed-step calls as ODEs. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or
+    ``"input"``. ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.
     """
@@ -48,6 +51,7 @@ class ExportSpec:
     noise: str | None = None
     best_effort: bool = False
     tols: Mapping[str, float] = field(default_factory=dict)
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         for tol in (self.tol, *self.tols.values()):
@@ -59,6 +63,8 @@ class ExportSpec:
                 raise BadInput(f"--{name} must lie between 0 and 1, got {share}; try 0.95.")
         if self.nfe is not None and self.nfe < 1:
             raise BadInput(f"--nfe must be at least 1, got {self.nfe}.")
+        if self.budget is not None and not self.budget > 0:
+            raise BadInput(f"--budget is in seconds and must be positive, got {self.budget}.")
         if self.samples is not None and self.samples < 3:
             raise BadInput(f"--samples must be at least 3, one a split, got {self.samples}.")
         for kind, value, known in (

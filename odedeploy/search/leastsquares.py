@@ -1,4 +1,4 @@
-"""Learned coefficients in closed form, by constrained least squares on slopes that were computed."""
+"""Learned coefficients in closed form: constrained least squares on computed slopes."""
 
 from __future__ import annotations
 

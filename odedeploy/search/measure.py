@@ -19,7 +19,8 @@ class Candidate:
     """A plan and its error on the inputs that rank plans.
 
     ``fit_error`` and ``validate_error`` are the coverage quantile of the error per input, ``worst``
-    its maximum over both splits.
+    its maximum over both splits. ``kind`` is how the plan was found: ``"classical"``, ``"grid"``
+    or ``"learned"``. ``cost`` is what one input costs by the measure of the search, or None.
     """
 
     plan: Plan
@@ -28,11 +29,18 @@ class Candidate:
     fit_error: float
     validate_error: float
     worst: float
+    kind: str = "classical"
+    cost: float | None = None
 
     @property
     def error(self) -> float:
         """The worse of the two splits; what plans are ranked by."""
         return max(self.fit_error, self.validate_error)
+
+    @property
+    def price(self) -> float:
+        """What plans are ordered by: the measured cost, or the number of evaluations."""
+        return self.evaluations if self.cost is None else self.cost
 
 
 def quantile(errors: np.ndarray, coverage: float) -> float:

@@ -14,6 +14,7 @@ from odedeploy.frontends.evaluation import Answers, TorchEvaluator
 from odedeploy.program import Plan
 from odedeploy.reference import Reference
 from odedeploy.search.splits import Split
+from odedeploy.tolerance import floor_of
 
 STATES = 0.1
 """Weight of the final states beside the outputs in the logarithmic loss."""
@@ -47,7 +48,7 @@ class Objective:
             if np.issubdtype(array.dtype, np.floating)
         }
         states = {name: array[rows] for name, array in reference.outcome.states.items()}
-        self._outputs = {k: _Target(a, reference.floors[k]) for k, a in outputs.items()}
+        self._outputs = {k: _Target(a, floor_of(a)) for k, a in outputs.items()}
         self._states = {k: _Target(a, 1e-12) for k, a in states.items()}
 
     def __call__(self, plan: Plan, power: float) -> Tensor:
