@@ -69,7 +69,8 @@ class Family:
                 conditions.append(times)
                 values.append(self.ends**2 / 2)
         m, r = torch.stack(conditions), torch.stack(values)
-        return self.weights - (torch.linalg.pinv(m) @ (m @ self.weights.T - r)).T
+        nearest: Tensor = self.weights - (torch.linalg.pinv(m) @ (m @ self.weights.T - r)).T
+        return nearest
 
     def amplification(self) -> Tensor:
         """The largest Σ|b| of an output over the unit interval."""
