@@ -201,7 +201,8 @@ def verify(
 
     Without ``against``, the golden inputs in its metadata must give their outputs. With a model,
     its inputs are solved by the reference and the file must keep the tolerance of its manifest on
-    them, at the coverage and confidence it was certified for.
+    them, at the coverage and confidence it was certified for. The model is captured as it was for
+    the file: with the same noise, static inputs and fixed-step calls.
 
     Raises BadInput for a file that odedeploy did not write.
     """
@@ -222,18 +223,23 @@ def verify(
 def _against(
     runner: formats.Runner, manifest: Manifest, path: Path, loaded: Loaded, progress: Progress
 ) -> VerifyReport:
-    spec = ExportSpec(tol=manifest.tol, coverage=manifest.error.coverage,
-                      confidence=manifest.error.confidence)  # fmt: skip
     from odedeploy.frontends import live
+    from odedeploy.frontends.loading import named_inputs
 
-    graph = captured(loaded, spec, progress)
+    asked = {"static": (), "noise": None, "replan": False, **manifest.extra.get("capture", {})}
+    spec = ExportSpec(tol=manifest.tol, coverage=manifest.error.coverage,
+                      confidence=manifest.error.confidence, replan=asked["replan"],
+                      noise=asked["noise"])  # fmt: skip
+    static = loaded.static.union(asked["static"]).intersection(loaded.inputs)
+    graph = captured(replace(loaded, static=static), spec, progress)
     evaluator = live(graph)
+    inputs = named_inputs(evaluator.model, loaded.inputs)
     plan = Plan.from_json(manifest.plan["program"])
     reference = solve_reference(
-        evaluator, graph.sites, loaded.inputs, spec.tol, progress, loaded.static
+        evaluator, graph.sites, inputs, spec.tol, progress, evaluator.static
     )
     verification = check(
-        runner, loaded.inputs, evaluator.run(plan, loaded.inputs, "float32").outputs,
+        runner, inputs, evaluator.run(plan, inputs, "float32").outputs,
         reference.outcome.outputs, expected_inputs=input_specs(graph.model),
         expected_outputs=output_specs(graph.model), tol=spec.tol,
     )  # fmt: skip

@@ -162,6 +162,9 @@ def _manifest(
     spec, found, reference = planned.spec, planned.search, planned.reference
     kept = not failures
     promised = promise(spec.tol, certificate.samples, spec.coverage, spec.confidence)
+    extra = _extra(graph, spec)
+    if "times_as_input" in extra:
+        promised += " Times are an input of the file, and these inputs share one vector of times."
     return Manifest(
         file=path.name,
         format=spec.format,
@@ -194,11 +197,22 @@ def _manifest(
         seconds=seconds,
         inputs=input_specs(graph.model),
         outputs=output_specs(graph.model),
-        extra={"route": graph.route},
+        extra=extra,
         versions=_versions(),
         seed=spec.seed,
         warnings=failures,
     )
+
+
+def _extra(graph: OdeGraph, spec: ExportSpec) -> dict[str, Any]:
+    """How the model was captured, and the solves whose times are an input of the file."""
+    static = sorted(getattr(graph.evaluator, "static", ()))
+    moving = [site.name for site in graph.sites if site.interval is not None]
+    return {
+        "route": graph.route,
+        "capture": {"static": static, "noise": spec.noise, "replan": spec.replan},
+        **({"times_as_input": moving} if moving else {}),
+    }
 
 
 def describe(plan: Plan) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from odedeploy.errors import BadInput, CaptureRefused
 from odedeploy.executor import States, solve
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import Handler, SolveCall, intercept
+from odedeploy.frontends.intervals import chained
 from odedeploy.frontends.preserve import preserved
 from odedeploy.frontends.recording import flatten
 from odedeploy.graph import Inputs, Outcome
@@ -26,7 +28,8 @@ class TorchEvaluator:
     """The captured model with its solves replaced by plans.
 
     ``example`` holds a few rows of the inputs it was captured with; inputs in ``static`` have no
-    batch axis. ``axes`` is the place of the batch axis in each output.
+    batch axis. ``axes`` is the place of the batch axis in each output. ``moving`` says which
+    solves have run-time times.
     """
 
     def __init__(
@@ -35,11 +38,13 @@ class TorchEvaluator:
         example: Inputs,
         static: frozenset[str] = frozenset(),
         axes: Mapping[str, int] | None = None,
+        moving: Sequence[bool] = (),
     ) -> None:
         self.model = model
         self.example = dict(example)
         self.static = static
         self.axes = dict(axes or {})
+        self.moving = tuple(moving)
 
     def run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         """Outputs and final states of the model under ``plan``, in ``"float32"`` or ``"float64"``.
@@ -53,7 +58,11 @@ class TorchEvaluator:
 
     def module(self, plan: Plan) -> nn.Module:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
-        return _Planned(self.model, plan, tuple(self.example))
+        return _Planned(self, plan)
+
+    def handler(self, plan: Plan, states: dict[str, Tensor] | None = None) -> Handler:
+        """Computes the solves of one forward by ``plan``."""
+        return chained(plan_handler(plan, states), self.moving)
 
     def as_written(self, inputs: Inputs) -> tuple[dict[str, np.ndarray], float]:
         """Outputs of the model as its author wrote it, batch first, one input at a time.
@@ -75,7 +84,7 @@ class TorchEvaluator:
 
     def _run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         states: dict[str, Tensor] = {}
-        outputs = self._forward(inputs, precision, plan_handler(plan, states))
+        outputs = self._forward(inputs, precision, self.handler(plan, states))
         return Outcome(outputs, {name: tensor.numpy() for name, tensor in states.items()})
 
     def _forward(
@@ -100,14 +109,14 @@ class TorchEvaluator:
 
 
 class _Planned(nn.Module):
-    def __init__(self, model: nn.Module, plan: Plan, names: tuple[str, ...]) -> None:
+    def __init__(self, evaluator: TorchEvaluator, plan: Plan) -> None:
         super().__init__()
-        self.model = model
-        self._plan = plan
-        self._names = names
+        self.model = evaluator.model
+        self._handler = partial(evaluator.handler, plan)
+        self._names = tuple(evaluator.example)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad(), intercept(plan_handler(self._plan)):
+        with torch.no_grad(), intercept(self._handler()):
             result = self.model(**dict(zip(self._names, tensors, strict=True)))
         return tuple(flatten(result).values())
 

@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from typing import Literal
 
 import onnx_ir as ir
@@ -131,6 +132,7 @@ def _exported(
         opset_version=OPSET, verbose=False,
     )  # fmt: skip
     assert program is not None
+    _free_names(program.model.graph)
     _rename(program.model, renamed)
     return program.model
 
@@ -138,6 +140,18 @@ def _exported(
 def _constants(flat: torch.fx.GraphModule) -> set[str]:
     names = {str(node.target) for node in flat.graph.nodes if node.op == "get_attr"}
     return {name for name in names if isinstance(getattr(flat, name, None), Tensor)}
+
+
+def _free_names(graph: ir.Graph) -> None:
+    """Other names for values that the exporter called as an input or output is called."""
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
+    inner = [*graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+    used = taken.union(value.name for value in inner)
+    for value in inner:
+        if value.name in taken and id(value) not in ends:
+            value.name = next(n for i in count() if (n := f"{value.name}_inner{i}") not in used)
+            used.add(value.name)
 
 
 def _rename(model: ir.Model, names: dict[str, str]) -> None:
