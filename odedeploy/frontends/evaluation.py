@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -64,23 +65,34 @@ class TorchEvaluator:
         """Computes the solves of one forward by ``plan``."""
         return chained(plan_handler(plan, states), self.moving)
 
-    def as_written(self, inputs: Inputs) -> tuple[dict[str, np.ndarray], float]:
-        """Outputs of the model as its author wrote it, batch first, one input at a time.
+    def as_written(self, inputs: Inputs) -> tuple[Outcome, float]:
+        """Outputs and final states of the model as its author wrote it, one input at a time.
 
         The second value is the mean number of field evaluations of an input, all solves together.
         """
         count = 0
+        states: dict[str, Tensor] = {}
 
         def observe() -> None:
             nonlocal count
             count += 1
 
-        def handle(call: SolveCall) -> States:
-            return call.run(observe)
+        def handler() -> Handler:
+            sites = (f"solve{i}" for i in itertools.count())
 
-        parts = list(self._parts(inputs, 1))
-        outputs = [self._forward(part, "float32", handle) for part in parts]
-        return _concatenated(outputs), count / len(parts)
+            def handle(call: SolveCall) -> States:
+                trajectories = call.run(observe)
+                _note(states, next(sites), trajectories)
+                return trajectories
+
+            return handle
+
+        found = []
+        for part in self._parts(inputs, 1):
+            outputs = self._forward(part, "float32", handler())
+            found.append(Outcome(outputs, {name: y.numpy() for name, y in states.items()}))
+        whole = Outcome(*(_concatenated([part[i] for part in found]) for i in range(2)))
+        return whole, count / len(found)
 
     def _run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         states: dict[str, Tensor] = {}
@@ -138,12 +150,17 @@ def plan_handler(plan: Plan, states: dict[str, Tensor] | None = None) -> Handler
         with torch.no_grad():
             trajectories = solve(chosen.program, own_gradients(call.field), call.initial)
         if states is not None:
-            single = len(trajectories) == 1
-            for i, trajectory in enumerate(trajectories):
-                states[chosen.site if single else f"{chosen.site}.{i}"] = trajectory[-1]
+            _note(states, chosen.site, trajectories)
         return trajectories
 
     return handle
+
+
+def _note(states: dict[str, Tensor], site: str, trajectories: States) -> None:
+    """Final states under ``site``, or ``site.i`` when there are several."""
+    for i, trajectory in enumerate(trajectories):
+        name = site if len(trajectories) == 1 else f"{site}.{i}"
+        states[name] = trajectory[-1].detach()
 
 
 def _tensor(array: np.ndarray, precision: str) -> Tensor:

@@ -42,10 +42,10 @@ def quantile(errors: np.ndarray, coverage: float) -> float:
 
 
 def errors_of(evaluator: Evaluator, plan: Plan, split: Split, reference: Reference) -> np.ndarray:
-    """Error of ``plan`` in float32 on every input of ``split``, shape (n,); infinite where the
-    solve leaves the finite numbers. ``reference`` holds all inputs in use.
+    """Error of ``plan`` in float32 on every input of ``split``, shape (n,), by the metric of
+    ``reference``, which holds all inputs in use; infinite where it leaves the finite numbers.
     """
-    return reference.errors(evaluator.run(plan, split.inputs, "float32").outputs, split.rows)
+    return reference.errors(evaluator.run(plan, split.inputs, "float32"), split.rows)
 
 
 def rank(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from odedeploy import metrics
 from odedeploy.errors import BadInput
 from odedeploy.graph import Evaluator, Site
 from odedeploy.program import Plan
 from odedeploy.reference import SHARE, Progress, Reference, silent, take
-from odedeploy.search.certificate import Certificate, promise
+from odedeploy.search.certificate import Certificate, promise, shortfall
 from odedeploy.search.ladder import Ladder, Rung, shortlist
 from odedeploy.search.layout import Layout
 from odedeploy.search.measure import Candidate, certify, errors_of, quantile, rank
@@ -19,7 +20,6 @@ from odedeploy.search.splits import Fit, Splits
 from odedeploy.solvers import LADDER, find
 from odedeploy.spec import ExportSpec
 from odedeploy.tableau import Method
-from odedeploy.tolerance import worst_error
 
 SCREEN = 64
 """Inputs of fit on which the ladder is climbed."""
@@ -77,12 +77,12 @@ def search(
     reference: Reference,
     progress: Progress = silent,
 ) -> Search:
-    """The cheapest plan whose error is certified to keep ``spec.tol``.
+    """The cheapest plan whose error is certified to keep ``spec.tol`` by ``spec.metric``.
 
     ``reference`` is the solve of ``splits.inputs``. Plans are found on a part of fit, ranked on
     fit and validate, and tested on certify in the order fixed by the ranking, from the safest to
     the cheapest, stopping at the first failure; the last that passed is chosen. The error must
-    keep 1 − ``SHARE`` of the tolerance, the rest being the reference's own. With too few
+    keep 1 − ``SHARE`` of the metric's limit, the rest being the reference's own. With too few
     certification inputs for the coverage asked for, the coverage they support is certified.
 
     Raises UnknownName for a solver outside the catalogue, and BadInput when ``spec.nfe``
@@ -118,10 +118,11 @@ class _Context:
         progress: Progress,
     ) -> None:
         self.evaluator, self.spec, self.splits = evaluator, spec, splits
-        self.reference, self.progress = reference, progress
+        self.metric = metrics.of(spec)
+        self.reference, self.progress = replace(reference, metric=self.metric), progress
         self.layout = Layout.even(sites)
         self.methods = [find(n) for n in (LADDER if spec.solver == "auto" else (spec.solver,))]
-        self.target = (1 - SHARE) * spec.tol
+        self.target = (1 - SHARE) * self.metric.limit
         rows = np.arange(min(SCREEN, len(splits.fit)))
         self.screen = Fit(splits.fit.rows[rows], take(splits.fit.inputs, rows, splits.static))
 
@@ -157,7 +158,7 @@ class _Context:
                 self.splits.certify,
                 self.reference,
                 self.target,
-                self.spec.coverage,
+                self.metric.coverage,
                 self.spec.confidence,
             )
             tested.append(Tested(candidate, certificate))
@@ -168,14 +169,16 @@ class _Context:
 
     def promised(self, certified: bool, best: Candidate, tested: Sequence[Tested]) -> str:
         if certified:
-            spec = self.spec
-            return promise(spec.tol, len(self.splits.certify), spec.coverage, spec.confidence)
-        reached = tested[0].certificate.bound if tested else best.error
-        where = "certification" if tested else "ranking"
+            return promise(self.metric, len(self.splits.certify), self.spec.confidence)
+        reached = (
+            shortfall(self.metric, tested[0].certificate)
+            if tested
+            else f"reaches an error of {best.error:.3g} on the ranking inputs, above "
+            f"{self.target:g}, which is the tolerance less the share of the reference"
+        )
         return (
             f"Nothing is promised: the best plan ({best.solver}, {best.evaluations} evaluations) "
-            f"reaches an error of {reached:.3g} on the {where} inputs, above {self.target:g}, "
-            f"which is the tolerance {self.spec.tol:g} less the share of the reference."
+            f"{reached}."
         )
 
     def _rank(self, rungs: Sequence[Rung]) -> list[Candidate]:
@@ -189,7 +192,7 @@ class _Context:
                     self.splits.fit,
                     self.splits.validate,
                     self.reference,
-                    self.spec.coverage,
+                    self.metric.coverage,
                 )
             )
             self.progress("rank", done, len(rungs))
@@ -197,13 +200,14 @@ class _Context:
 
     def _error(self, plan: Plan) -> float:
         errors = errors_of(self.evaluator, plan, self.screen, self.reference)
-        return quantile(errors, self.spec.coverage)
+        return quantile(errors, self.metric.coverage)
 
     def _drift(self, plan: Plan, base: Plan) -> float:
         moved, kept = (
-            self.evaluator.run(p, self.screen.inputs, "float32").outputs for p in (plan, base)
+            self.evaluator.run(p, self.screen.inputs, "float32") for p in (plan, base)
         )
-        return quantile(worst_error(moved, kept, self.reference.floors), self.spec.coverage)
+        errors = self.metric.errors(moved, kept, self.reference.floors)
+        return quantile(errors, self.metric.coverage)
 
     def _kept(self) -> Rung:
         """The plan of a model whose every solve is a fixed-step call."""
