@@ -16,6 +16,7 @@ from odedeploy.frontends.evaluation import TorchEvaluator, plan_handler
 from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import SolveCall, intercept
 from odedeploy.frontends.markers import marker_handler
+from odedeploy.frontends.naming import biases
 from odedeploy.frontends.noise import settle
 from odedeploy.frontends.preserve import preserved
 from odedeploy.frontends.recording import Recording, flatten, input_names, record, sites
@@ -100,6 +101,7 @@ def _graph(
             ) from second
     rows = {name: tensor.numpy() for name, tensor in examples.tiled(batches[0]).items()}
     axes = _batch_axes(graph, found) if examples.batched else {}
+    found = tuple(replace(site, constants=biases(graph, site, model)) for site in found)
     evaluator = TorchEvaluator(model, rows, examples.static, axes)
     return OdeGraph(graph, found, evaluator, unrolled)
 
@@ -107,7 +109,7 @@ def _graph(
 def _unrolled(model: nn.Module, write: Callable[..., ir.Model], plan: Plan) -> ir.Model:
     """ONNX of the model under ``plan``, every evaluation of it traced."""
     with preserved(model):
-        return write(lambda: plan_handler(plan), concrete=True)
+        return write(lambda: plan_handler(plan, model), concrete=True)
 
 
 def _least(found: Sequence[Site]) -> Plan:

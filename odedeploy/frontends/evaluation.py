@@ -13,6 +13,7 @@ from odedeploy.errors import BadInput, CaptureRefused
 from odedeploy.executor import States, solve
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import Handler, SolveCall, intercept
+from odedeploy.frontends.own_constants import own_fields
 from odedeploy.frontends.preserve import preserved
 from odedeploy.frontends.recording import flatten
 from odedeploy.graph import Inputs, Outcome
@@ -75,7 +76,7 @@ class TorchEvaluator:
 
     def _run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         states: dict[str, Tensor] = {}
-        outputs = self._forward(inputs, precision, plan_handler(plan, states))
+        outputs = self._forward(inputs, precision, plan_handler(plan, self.model, states))
         return Outcome(outputs, {name: tensor.numpy() for name, tensor in states.items()})
 
     def _forward(
@@ -107,13 +108,15 @@ class _Planned(nn.Module):
         self._names = names
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad(), intercept(plan_handler(self._plan)):
+        with torch.no_grad(), intercept(plan_handler(self._plan, self.model)):
             result = self.model(**dict(zip(self._names, tensors, strict=True)))
         return tuple(flatten(result).values())
 
 
-def plan_handler(plan: Plan, states: dict[str, Tensor] | None = None) -> Handler:
-    """A handler that computes the i-th solve by ``plan.solves[i]``.
+def plan_handler(
+    plan: Plan, model: nn.Module, states: dict[str, Tensor] | None = None
+) -> Handler:
+    """A handler that computes the i-th solve of ``model`` by ``plan.solves[i]``.
 
     Final states are noted in ``states`` under ``site``, or ``site.i`` when there are several.
     """
@@ -127,7 +130,8 @@ def plan_handler(plan: Plan, states: dict[str, Tensor] | None = None) -> Handler
                 "plan; make the number of solves independent of the data."
             )
         with torch.no_grad():
-            trajectories = solve(chosen.program, own_gradients(call.field), call.initial)
+            field = own_fields(own_gradients(call.field), chosen.constants, model)
+            trajectories = solve(chosen.program, field, call.initial)
         if states is not None:
             single = len(trajectories) == 1
             for i, trajectory in enumerate(trajectories):

@@ -25,6 +25,7 @@ from odedeploy.frontends.aligning import align, holds
 from odedeploy.frontends.concrete import Concrete
 from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import Handler, intercept
+from odedeploy.frontends.naming import rename
 from odedeploy.frontends.recording import flat_forward
 from odedeploy.graph import OPSET
 
@@ -131,21 +132,15 @@ def _exported(
         opset_version=OPSET, verbose=False,
     )  # fmt: skip
     assert program is not None
-    _rename(program.model, renamed)
+    parameters = model.named_parameters()
+    read = {name: p for name, p in parameters if p.dim() == 1 and name in renamed.values()}
+    rename(program.model, renamed, read)
     return program.model
 
 
 def _constants(flat: torch.fx.GraphModule) -> set[str]:
     names = {str(node.target) for node in flat.graph.nodes if node.op == "get_attr"}
     return {name for name in names if isinstance(getattr(flat, name, None), Tensor)}
-
-
-def _rename(model: ir.Model, names: dict[str, str]) -> None:
-    """Give weights the names they have in the PyTorch model."""
-    graph = model.graph
-    for old, new in names.items():
-        if old in graph.initializers and new not in graph.initializers:
-            graph.initializers[old].name = new
 
 
 def _reason(errors: Sequence[Exception]) -> str:
