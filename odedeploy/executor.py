@@ -20,7 +20,8 @@ def solve(program: Program, field: Field | Sequence[Field], initial: States) -> 
     """Run ``program`` from ``initial``; one trajectory (output times, *state) per state tensor.
 
     ``field`` is a sequence, one field per evaluation, where evaluations have constants of their
-    own. Times and coefficients are rounded from float64 to the dtype of the state where they are used.
+    own. Times and coefficients are rounded from float64 to the dtype of the state where they are
+    used. Those that are 0-d tensors keep their gradients.
     """
     states: dict[int, States] = {0: initial}
     slopes: dict[int, States] = {}
@@ -30,7 +31,7 @@ def solve(program: Program, field: Field | Sequence[Field], initial: States) -> 
         program.instructions, _expiries(program), strict=True
     ):
         if isinstance(step, Evaluate):
-            time = torch.tensor(step.time, dtype=like.dtype, device=like.device)
+            time = torch.as_tensor(step.time, dtype=like.dtype, device=like.device)
             slopes[step.slope] = tuple(next(fields)(time, states[step.state]))
         else:
             states[step.state] = _combine(step, states, slopes)
@@ -47,9 +48,16 @@ def _combine(step: Combine, states: dict[int, States], slopes: dict[int, States]
     combined = []
     for i, total in enumerate(states[step.base]):
         for slope, coefficient in step.terms:
-            total = torch.add(total, slopes[slope][i], alpha=coefficient)
+            total = _added(total, slopes[slope][i], coefficient)
         combined.append(total)
     return tuple(combined)
+
+
+def _added(total: Tensor, slope: Tensor, coefficient: float | Tensor) -> Tensor:
+    """total + coefficient · slope; of a plain number in one operator, as it is exported."""
+    if isinstance(coefficient, Tensor):
+        return total + coefficient.to(slope.dtype) * slope
+    return torch.add(total, slope, alpha=coefficient)
 
 
 def _expiries(program: Program) -> Sequence[tuple[list[int], list[int]]]:
