@@ -16,20 +16,23 @@ Field = Callable[[Tensor, States], States]
 """f(t, states) → derivatives; t is 0-d, of the dtype of the states."""
 
 
-def solve(program: Program, field: Field, initial: States) -> States:
+def solve(program: Program, field: Field | Sequence[Field], initial: States) -> States:
     """Run ``program`` from ``initial``; one trajectory (output times, *state) per state tensor.
 
-    Times and coefficients are rounded from float64 to the dtype of the state where they are used.
+    ``field`` is a sequence, one field per evaluation, where evaluations have constants of their
+    own. Times and coefficients are rounded from float64 to the dtype of the state where they are
+    used. Those that are 0-d tensors keep their gradients.
     """
     states: dict[int, States] = {0: initial}
     slopes: dict[int, States] = {}
     like = initial[0]
+    fields = iter([field] * program.evaluations if callable(field) else field)
     for step, (dead_slopes, dead_states) in zip(
         program.instructions, _expiries(program), strict=True
     ):
         if isinstance(step, Evaluate):
-            time = torch.tensor(step.time, dtype=like.dtype, device=like.device)
-            slopes[step.slope] = tuple(field(time, states[step.state]))
+            time = torch.as_tensor(step.time, dtype=like.dtype, device=like.device)
+            slopes[step.slope] = tuple(next(fields)(time, states[step.state]))
         else:
             states[step.state] = _combine(step, states, slopes)
         for slope in dead_slopes:
@@ -45,9 +48,16 @@ def _combine(step: Combine, states: dict[int, States], slopes: dict[int, States]
     combined = []
     for i, total in enumerate(states[step.base]):
         for slope, coefficient in step.terms:
-            total = torch.add(total, slopes[slope][i], alpha=coefficient)
+            total = _added(total, slopes[slope][i], coefficient)
         combined.append(total)
     return tuple(combined)
+
+
+def _added(total: Tensor, slope: Tensor, coefficient: float | Tensor) -> Tensor:
+    """total + coefficient · slope; of a plain number in one operator, as it is exported."""
+    if isinstance(coefficient, Tensor):
+        return total + coefficient.to(slope.dtype) * slope
+    return torch.add(total, slope, alpha=coefficient)
 
 
 def _expiries(program: Program) -> Sequence[tuple[list[int], list[int]]]:

@@ -17,6 +17,7 @@ from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import SolveCall, intercept
 from odedeploy.frontends.intervals import chained
 from odedeploy.frontends.markers import marker_handler
+from odedeploy.frontends.naming import biases
 from odedeploy.frontends.noise import settle
 from odedeploy.frontends.preserve import preserved
 from odedeploy.frontends.recording import (
@@ -88,7 +89,8 @@ def _again(model: nn.Module, examples: Examples, first: Recording) -> Recording:
     try:
         return record(model, examples.pair(1, first.read))
     except BadInput as error:
-        integers = [n for n in first.read if not np.issubdtype(examples.inputs[n].dtype, np.inexact)]
+        read = {name: examples.inputs[name].dtype for name in first.read}
+        integers = [n for n, dtype in read.items() if not np.issubdtype(dtype, np.inexact)]
         if not integers:
             raise
         raise CaptureRefused(
@@ -123,6 +125,7 @@ def _graph(
             ) from second
     rows = {name: tensor.numpy() for name, tensor in examples.tiled(batches[0]).items()}
     axes = _batch_axes(graph, found) if examples.batched else {}
+    found = tuple(replace(site, constants=biases(graph, site, model)) for site in found)
     evaluator = TorchEvaluator(model, rows, examples.static, axes, spans)
     return OdeGraph(graph, found, evaluator, unrolled)
 
@@ -132,7 +135,7 @@ def _unrolled(
 ) -> ir.Model:
     """ONNX of the model under ``plan``, every evaluation of it traced."""
     with preserved(model):
-        return write(lambda: chained(plan_handler(plan), spans), concrete=True)
+        return write(lambda: chained(plan_handler(plan, model), spans), concrete=True)
 
 
 def _least(found: Sequence[Site]) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -16,6 +16,8 @@ from odedeploy.executor import States, solve
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import Handler, SolveCall, intercept
 from odedeploy.frontends.intervals import chained
+from odedeploy.frontends.own_constants import own_fields
+from odedeploy.frontends.prefix import Prefix
 from odedeploy.frontends.preserve import preserved
 from odedeploy.frontends.recording import flatten
 from odedeploy.graph import Inputs, Outcome
@@ -23,6 +25,9 @@ from odedeploy.program import Plan
 
 ROWS = 128
 """Inputs run at a time; bounds the memory of stored slopes."""
+
+Answers = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Outputs and final states by name, the tensors of an ``Outcome``."""
 
 
 class TorchEvaluator:
@@ -57,13 +62,37 @@ class TorchEvaluator:
         parts = [self._run(plan, part, precision) for part in self._parts(inputs)]
         return Outcome(*(_concatenated([part[i] for part in parts]) for i in range(2)))
 
+    @contextmanager
+    def differentiable(self, inputs: Inputs) -> Iterator[Callable[[Plan], Answers]]:
+        """Gives plan → outputs and final states of ``inputs`` in float32, gradients alive.
+
+        Gradients go to those times and coefficients of the plan that are 0-d tensors; the weights
+        are frozen. Outputs have the batch first. All inputs run at once, and ``backward`` belongs
+        inside the block, at whose end the model is restored. A forward that switches gradients off
+        returns outputs without them; states keep theirs.
+        """
+
+        def forward(plan: Plan) -> Answers:
+            states: dict[str, Tensor] = {}
+            planned = self.handler(plan, states, attached=True)
+            with prefix(planned) as handler, intercept(handler):
+                result = flatten(self.model(**tensors), attached=True)
+            return self._batch_first(result), states
+
+        prefix = Prefix()
+        tensors = {name: _tensor(array, "float32") for name, array in inputs.items()}
+        with preserved(self.model), _computing_in("float32", self.model), torch.enable_grad():
+            yield forward
+
     def module(self, plan: Plan) -> nn.Module:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
         return _Planned(self, plan)
 
-    def handler(self, plan: Plan, states: dict[str, Tensor] | None = None) -> Handler:
-        """Computes the solves of one forward by ``plan``."""
-        return chained(plan_handler(plan, states), self.moving)
+    def handler(
+        self, plan: Plan, states: dict[str, Tensor] | None = None, attached: bool = False
+    ) -> Handler:
+        """Computes the solves of one forward by ``plan``, its gradients ``attached`` or cut."""
+        return chained(plan_handler(plan, self.model, states, attached), self.moving)
 
     def as_written(self, inputs: Inputs) -> tuple[Outcome, float]:
         """Outputs and final states of the model as its author wrote it, one input at a time.
@@ -90,7 +119,8 @@ class TorchEvaluator:
         found = []
         for part in self._parts(inputs, 1):
             outputs = self._forward(part, "float32", handler())
-            found.append(Outcome(outputs, {name: y.numpy() for name, y in states.items()}))
+            finals = {name: y.detach().numpy() for name, y in states.items()}
+            found.append(Outcome(outputs, finals))
         whole = Outcome(*(_concatenated([part[i] for part in found]) for i in range(2)))
         return whole, count / len(found)
 
@@ -106,10 +136,10 @@ class TorchEvaluator:
         with preserved(self.model), _computing_in(precision, self.model), torch.enable_grad():
             with intercept(handler):
                 result = flatten(self.model(**tensors))
-        return {
-            name: np.moveaxis(tensor.numpy(), self.axes.get(name, 0), 0)
-            for name, tensor in result.items()
-        }
+        return {name: tensor.numpy() for name, tensor in self._batch_first(result).items()}
+
+    def _batch_first(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: y.movedim(self.axes.get(name, 0), 0) for name, y in outputs.items()}
 
     def _parts(self, inputs: Inputs, rows: int = ROWS) -> Iterator[Inputs]:
         batched = [len(array) for name, array in inputs.items() if name not in self.static]
@@ -133,10 +163,16 @@ class _Planned(nn.Module):
         return tuple(flatten(result).values())
 
 
-def plan_handler(plan: Plan, states: dict[str, Tensor] | None = None) -> Handler:
-    """A handler that computes the i-th solve by ``plan.solves[i]``.
+def plan_handler(
+    plan: Plan,
+    model: nn.Module,
+    states: dict[str, Tensor] | None = None,
+    attached: bool = False,
+) -> Handler:
+    """A handler that computes the i-th solve of ``model`` by ``plan.solves[i]``.
 
     Final states are noted in ``states`` under ``site``, or ``site.i`` when there are several.
+    Gradients are cut at every evaluation unless they are to stay ``attached``.
     """
     remaining = iter(plan.solves)
 
@@ -147,8 +183,10 @@ def plan_handler(plan: Plan, states: dict[str, Tensor] | None = None) -> Handler
                 f"{call.location}: the model solves more ODEs than the {len(plan.solves)} of its "
                 "plan; make the number of solves independent of the data."
             )
-        with torch.no_grad():
-            trajectories = solve(chosen.program, own_gradients(call.field), call.initial)
+        field = call.field if attached else own_gradients(call.field)
+        with torch.enable_grad() if attached else torch.no_grad():
+            fields = own_fields(field, chosen.constants, model)
+            trajectories = solve(chosen.program, fields, call.initial)
         if states is not None:
             _note(states, chosen.site, trajectories)
         return trajectories
@@ -160,7 +198,7 @@ def _note(states: dict[str, Tensor], site: str, trajectories: States) -> None:
     """Final states under ``site``, or ``site.i`` when there are several."""
     for i, trajectory in enumerate(trajectories):
         name = site if len(trajectories) == 1 else f"{site}.{i}"
-        states[name] = trajectory[-1].detach()
+        states[name] = trajectory[-1]
 
 
 def _tensor(array: np.ndarray, precision: str) -> Tensor:

@@ -205,8 +205,10 @@ def input_names(model: nn.Module, count: int = 0) -> tuple[str, ...]:
     return names[:count] if count else names
 
 
-def flatten(result: Any) -> dict[str, Tensor]:
+def flatten(result: Any, attached: bool = False) -> dict[str, Tensor]:
     """A forward's result as named tensors: ``output``, ``output_0`` …, or a dict's own keys.
+
+    Gradients are cut unless the tensors are to stay ``attached``.
 
     Raises CaptureRefused for a result that holds anything but tensors.
     """
@@ -214,7 +216,7 @@ def flatten(result: Any) -> dict[str, Tensor]:
 
     def walk(value: Any, name: str) -> None:
         if isinstance(value, Tensor):
-            named[name] = value.detach() if value.requires_grad else value
+            named[name] = value if attached or not value.requires_grad else value.detach()
         elif isinstance(value, Mapping):
             for key, item in value.items():
                 walk(item, str(key) if name == "output" else f"{name}_{key}")

@@ -26,6 +26,7 @@ from odedeploy.frontends.aligning import align, holds
 from odedeploy.frontends.concrete import Concrete
 from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import Handler, intercept
+from odedeploy.frontends.naming import rename
 from odedeploy.frontends.recording import flat_forward
 from odedeploy.graph import OPSET
 
@@ -133,7 +134,9 @@ def _exported(
     )  # fmt: skip
     assert program is not None
     _free_names(program.model.graph)
-    _rename(program.model, renamed)
+    parameters = model.named_parameters()
+    read = {name: p for name, p in parameters if p.dim() == 1 and name in renamed.values()}
+    rename(program.model, renamed, read)
     return program.model
 
 
@@ -152,14 +155,6 @@ def _free_names(graph: ir.Graph) -> None:
         if value.name in taken and id(value) not in ends:
             value.name = next(n for i in count() if (n := f"{value.name}_inner{i}") not in used)
             used.add(value.name)
-
-
-def _rename(model: ir.Model, names: dict[str, str]) -> None:
-    """Give weights the names they have in the PyTorch model."""
-    graph = model.graph
-    for old, new in names.items():
-        if old in graph.initializers and new not in graph.initializers:
-            graph.initializers[old].name = new
 
 
 def _reason(errors: Sequence[Exception]) -> str:

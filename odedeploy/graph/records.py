@@ -66,7 +66,8 @@ class Site:
     model; it is None for an adaptive call, which asks for the solution. ``location`` is the
     ``file:line`` of the call; it stays on this machine. A call whose times are an input of the
     model has one site for each output interval, of which ``interval`` is the number, and its times
-    are (0, 1), fractions of the interval; it is None for a call with constant times.
+    are (0, 1), fractions of the interval; it is None for a call with constant times. ``constants``
+    names the biases of the field, for which a plan may give each evaluation values of its own.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Site:
     kept: SolvePlan | None = None
     location: str = ""
     interval: int | None = None
+    constants: tuple[str, ...] = ()
 
 
 @dataclass

@@ -11,7 +11,7 @@ from odedeploy.graph import FIELD_DOMAIN, SOLVE_DOMAIN, OdeGraph, Site
 from odedeploy.lowering.combination import Combinations
 from odedeploy.lowering.field import FieldCopies
 from odedeploy.lowering.writer import Writer
-from odedeploy.program import Evaluate, Plan, Program, SolvePlan
+from odedeploy.program import Constants, Evaluate, Plan, SolvePlan
 
 States = tuple[ir.Value, ...]
 
@@ -33,7 +33,7 @@ def unroll(graph: OdeGraph, plan: Plan) -> ir.Model:
     for solve in solves:
         site = graph.site(solve.name or "")
         function = model.functions[(FIELD_DOMAIN, site.field, "")]
-        _replace(solve, function, site, _program(plan[site.name], site), writer)
+        _replace(solve, function, site, _checked(plan[site.name], site), writer)
     for key in [key for key in model.functions if key[0] == FIELD_DOMAIN]:
         del model.functions[key]
     for domain in (SOLVE_DOMAIN, FIELD_DOMAIN):
@@ -41,23 +41,23 @@ def unroll(graph: OdeGraph, plan: Plan) -> ir.Model:
     return model
 
 
-def _program(plan: SolvePlan, site: Site) -> Program:
+def _checked(plan: SolvePlan, site: Site) -> SolvePlan:
     if len(plan.program.outputs) != len(site.times):
         raise BadInput(
             f"The plan of {site.name!r} delivers {len(plan.program.outputs)} states where the "
             f"model asks for {len(site.times)}; make the plan for this model."
         )
-    return plan.program
+    return plan
 
 
 def _replace(
-    solve: ir.Node, function: ir.Function, site: Site, program: Program, writer: Writer
+    solve: ir.Node, function: ir.Function, site: Site, plan: SolvePlan, writer: Writer
 ) -> None:
-    """Write ``program`` in place of ``solve``."""
+    """Write the program of ``plan`` in place of ``solve``."""
     inputs = [value for value in solve.inputs if value is not None]
     initial, context = tuple(inputs[: site.states]), inputs[site.states :]
     field = FieldCopies(function, initial, context, writer, site.name)
-    states = _run(program, field, initial, writer, site.name)
+    states = _run(plan, field, initial, writer)
     for i, trajectory in enumerate(solve.outputs):
         whole = _trajectory([state[i] for state in states], trajectory, writer)
         name, trajectory.name = trajectory.name, None
@@ -68,9 +68,11 @@ def _replace(
 
 
 def _run(
-    program: Program, field: FieldCopies, initial: States, writer: Writer, name: str
+    plan: SolvePlan, field: FieldCopies, initial: States, writer: Writer
 ) -> list[States]:
-    """The states at the program's outputs."""
+    """The states at the outputs of the plan's program."""
+    program, name = plan.program, plan.site
+    constants = iter(plan.constants or [Constants({})] * program.evaluations)
     dtypes = [_dtype(value, name) for value in initial]
     combine = [Combinations(writer, x, d) for x, d in zip(initial, dtypes, strict=True)]
     slopes: dict[int, States] = {}
@@ -78,7 +80,7 @@ def _run(
     for step in program.instructions:
         if isinstance(step, Evaluate):
             time = writer.scalar(step.time, field.time_dtype or dtypes[0])
-            derivatives = zip(field(time, states[step.state]), initial, strict=True)
+            derivatives = zip(field(time, states[step.state], next(constants)), initial, strict=True)
             slopes[step.slope] = tuple(_like(k, x, writer) for k, x in derivatives)
         else:
             written = f"{name}.x{step.state}"

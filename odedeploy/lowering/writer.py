@@ -32,6 +32,19 @@ class Writer:
         name = "_".join(map(str, values))
         return self._constant(np.array(values, dtype=np.int64), ir.DataType.INT64, f"axes_{name}")
 
+    def weight(self, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
+        """``array`` rounded to ``dtype`` as an initializer of its own."""
+        name = self.fresh(name)
+        tensor = ir.tensor(array.astype(dtype.numpy()), dtype=dtype, name=name)
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(dtype),
+            shape=ir.Shape(array.shape),
+            const_value=tensor,
+        )
+        self.graph.register_initializer(value)
+        return value
+
     def node(
         self,
         op_type: str,
@@ -66,13 +79,5 @@ class Writer:
     def _constant(self, array: np.ndarray, dtype: ir.DataType, name: str) -> ir.Value:
         key = (dtype, array.shape, array.tobytes())
         if key not in self._constants:
-            unique = self.fresh(name)
-            value = ir.Value(
-                name=unique,
-                type=ir.TensorType(dtype),
-                shape=ir.Shape(array.shape),
-                const_value=ir.tensor(array, dtype=dtype, name=unique),
-            )
-            self.graph.register_initializer(value)
-            self._constants[key] = value
+            self._constants[key] = self.weight(name, array, dtype)
         return self._constants[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from odedeploy.grid import Grid
@@ -17,12 +17,21 @@ def build(method: Method, grid: Grid) -> Program:
     at t_i + c_j·h_i, and at exactly t_{i+1} when c_j = 1. Coefficients that are zero leave no
     term, and a combination without terms leaves no instruction.
     """
+    return write(method, grid.times, grid.outputs)
+
+
+def write(method: Method, times: Sequence[float], outputs: Sequence[int]) -> Program:
+    """``build`` on step boundaries that may be any numbers which add, multiply and divide.
+
+    Where ``times`` are 0-d tensors, times and coefficients of the program are so too, and it
+    differentiates by them.
+    """
     writer = _Writer()
     if isinstance(method, Tableau):
-        states = _runge_kutta(writer, method, grid)
+        states = _runge_kutta(writer, method, times)
     else:
-        states = _adams(writer, method, grid)
-    return Program(tuple(writer.instructions), tuple(states[i] for i in grid.outputs))
+        states = _adams(writer, method, times)
+    return Program(tuple(writer.instructions), tuple(states[i] for i in outputs))
 
 
 def solve_plan(site: str, method: Method, grid: Grid) -> SolvePlan:
@@ -55,13 +64,13 @@ class _Writer:
         return self.states - 1
 
 
-def _runge_kutta(writer: _Writer, method: Tableau, grid: Grid) -> list[int]:
+def _runge_kutta(writer: _Writer, method: Tableau, times: Sequence[float]) -> list[int]:
     """Writes all steps; returns the state at each of the grid's times."""
     rows = [[float(x) for x in row] for row in method.a]
     weights = [float(x) for x in method.b]
     nodes = [float(x) for x in method.c]
     states = [0]
-    for start, end in pairwise(grid.times):
+    for start, end in pairwise(times):
         h, slopes = end - start, list[int]()
         for c, row in zip(nodes, rows, strict=True):
             stage = writer.combine(states[-1], slopes, [h * x for x in row])
@@ -70,10 +79,10 @@ def _runge_kutta(writer: _Writer, method: Tableau, grid: Grid) -> list[int]:
     return states
 
 
-def _adams(writer: _Writer, method: Adams, grid: Grid) -> list[int]:
+def _adams(writer: _Writer, method: Adams, times: Sequence[float]) -> list[int]:
     """Writes all steps; returns the state at each of the grid's times."""
     states, slopes = [0], list[int]()
-    for i, (start, end) in enumerate(pairwise(grid.times)):
+    for i, (start, end) in enumerate(pairwise(times)):
         h = end - start
         slopes.append(writer.evaluate(start, states[-1]))
         if i == 0 and method.start == "midpoint":
@@ -82,7 +91,7 @@ def _adams(writer: _Writer, method: Adams, grid: Grid) -> list[int]:
             states.append(writer.combine(0, [slope], [h]))
             continue
         newest = range(i, max(i - method.history, -1), -1)
-        weights = adams_weights([(grid.times[m] - start) / h for m in newest])
+        weights = adams_weights([(times[m] - start) / h for m in newest])
         states.append(
             writer.combine(states[-1], [slopes[m] for m in newest], [h * w for w in weights])
         )
