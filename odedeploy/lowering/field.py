@@ -21,17 +21,20 @@ Values = dict[ir.Value, ir.Value]
 class Depends(IntEnum):
     """What a value of a vector field depends on at most."""
 
-    CONTEXT = 0
-    TIME = 1
-    STATE = 2
+    WEIGHTS = 0
+    CONTEXT = 1
+    TIME = 2
+    STATE = 3
 
 
 class FieldCopies:
     """Writes one evaluation of a vector field per call.
 
     What depends on the context alone is written once, what depends on time as well once per
-    distinct time, so that only the rest is repeated. Shapes are carried over when the field was
-    captured with the shapes of these states.
+    distinct time, so that only the rest is repeated. With a writer ``body``, evaluations belong to
+    the body of a loop: there goes all that depends on time, state or nothing but weights, which a
+    runtime computes beforehand where they are. Shapes are carried over when the field was captured
+    with the shapes of these states.
     """
 
     def __init__(
@@ -41,16 +44,19 @@ class FieldCopies:
         context: Sequence[ir.Value],
         writer: Writer,
         name: str,
+        body: Writer | None = None,
     ) -> None:
         self._function = function
-        self._writer = writer
+        self._writer = body or writer
         self._name = name
         self._time, *rest = function.inputs
         self._states = rest[: len(initial)]
         self._shaped = [v.shape for v in self._states] == [v.shape for v in initial]
-        self._parts = _partition(function, self._time, self._states)
         self._outer: Values = dict(zip(rest[len(initial) :], context, strict=True))
-        self._copy(Depends.CONTEXT, self._outer, name)
+        given = [v for v, bound in self._outer.items() if not bound.is_initializer()]
+        self._parts = _partition(function, self._time, self._states, given)
+        self._copy(Depends.WEIGHTS, self._outer, name, self._writer)
+        self._copy(Depends.CONTEXT, self._outer, name, writer)
         self._at: dict[ir.Value, Values] = {}
         self._count = 0
 
@@ -62,13 +68,14 @@ class FieldCopies:
         """The derivatives at ``time`` (0-d) and ``states``."""
         if time not in self._at:
             self._at[time] = {**self._outer, self._time: time}
-            self._copy(Depends.TIME, self._at[time], f"{self._name}.t{len(self._at) - 1}")
+            prefix = f"{self._name}.t{len(self._at) - 1}"
+            self._copy(Depends.TIME, self._at[time], prefix, self._writer)
         values = {**self._at[time], **dict(zip(self._states, states, strict=True))}
-        self._copy(Depends.STATE, values, f"{self._name}.f{self._count}")
+        self._copy(Depends.STATE, values, f"{self._name}.f{self._count}", self._writer)
         self._count += 1
         return [values[output] for output in self._function.outputs]
 
-    def _copy(self, part: Depends, values: Values, prefix: str) -> None:
+    def _copy(self, part: Depends, values: Values, prefix: str, writer: Writer) -> None:
         """Copy the nodes of ``part``, read their inputs from ``values``, add their outputs."""
         for node in self._parts[part]:
             copy = ir.Node(
@@ -79,28 +86,29 @@ class FieldCopies:
                 overload=node.overload,
                 num_outputs=len(node.outputs),
                 version=node.version,
-                name=self._writer.fresh(f"{prefix}/{node.name or node.op_type}"),
+                name=writer.fresh(f"{prefix}/{node.name or node.op_type}"),
             )
             for old, new in zip(node.outputs, copy.outputs, strict=True):
-                new.name = self._writer.fresh(f"{prefix}/{old.name}") if old.name else ""
+                new.name = writer.fresh(f"{prefix}/{old.name}") if old.name else ""
                 new.type = old.type
                 new.shape = old.shape if self._shaped else None
                 values[old] = new
-            self._writer.nodes.append(copy)
+            writer.nodes.append(copy)
 
 
 def _partition(
-    function: ir.Function, time: ir.Value, states: Iterable[ir.Value]
+    function: ir.Function, time: ir.Value, states: Iterable[ir.Value], given: Iterable[ir.Value]
 ) -> dict[Depends, list[ir.Node]]:
     """The function's nodes, in order, by what they depend on."""
     implicit = analyze_implicit_usage(function.graph)
-    depends = {time: Depends.TIME, **{state: Depends.STATE for state in states}}
+    depends = dict.fromkeys(given, Depends.CONTEXT)
+    depends |= {time: Depends.TIME, **dict.fromkeys(states, Depends.STATE)}
     parts: dict[Depends, list[ir.Node]] = {part: [] for part in Depends}
     for node in function:
         reads = [value for value in node.inputs if value is not None]
         for graph in _subgraphs(node.attributes.values()):
             reads += implicit[graph]
-        part = max((depends.get(value, Depends.CONTEXT) for value in reads), default=Depends(0))
+        part = max((depends.get(value, Depends.WEIGHTS) for value in reads), default=Depends(0))
         if node.op_type in _RANDOM:
             part = Depends.STATE
         depends.update(dict.fromkeys(node.outputs, part))
