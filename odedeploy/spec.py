@@ -26,8 +26,8 @@ class ExportSpec:
     single outputs (or states), by name, in place of ``tol``. ``solver`` is ``"auto"`` or a
     catalogue name and ``nfe`` fixes the number of evaluations; both together leave nothing to
     search. ``samples`` caps how many of the given inputs are used. ``replan`` treats fixed-step
-    calls as ODEs. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``.
-    ``best_effort`` writes the artefact even when the tolerance is missed.
+    calls as ODEs. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or
+    ``"input"``. ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.
     """

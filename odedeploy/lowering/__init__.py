@@ -16,7 +16,12 @@ from odedeploy.errors import BadInput, UnknownName
 from odedeploy.graph import OdeGraph
 from odedeploy.program import Plan
 
-FORMS: Mapping[str, str] = MappingProxyType({"unrolled": "odedeploy.lowering.unrolled:unroll"})
+FORMS: Mapping[str, str] = MappingProxyType(
+    {
+        "unrolled": "odedeploy.lowering.unrolled:unroll",
+        "loop": "odedeploy.lowering.loop:loop",
+    }
+)
 
 
 def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
