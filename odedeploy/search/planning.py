@@ -22,10 +22,18 @@ from odedeploy.spec import ExportSpec
 from odedeploy.tableau import Method
 
 SCREEN = 64
-"""Inputs of fit on which the ladder is climbed."""
+"""Fewest inputs of fit on which the ladder is climbed."""
+
+BEYOND = 0.64
+"""Inputs among them that may miss the tolerance, on average, for a promise of high coverage."""
 
 SAFE = 0.5
 """Share of the target below which the first plan to be tested keeps all errors."""
+
+RARE = 0.1
+"""The same where the rate of rare violations is bounded, for as many inputs to certify as to rank.
+Margins have a density at zero, so that the largest of n errors grows like n, and is ten times
+larger than that with a probability of about a tenth."""
 
 SEQUENCE = 8
 """Most plans that are put to the test of certification."""
@@ -123,7 +131,11 @@ class _Context:
         self.layout = Layout.even(sites)
         self.methods = [find(n) for n in (LADDER if spec.solver == "auto" else (spec.solver,))]
         self.target = (1 - SHARE) * self.metric.limit
-        rows = np.arange(min(SCREEN, len(splits.fit)))
+        self.safe = SAFE
+        if self.metric.counts:
+            ranking = len(splits.fit) + len(splits.validate)
+            self.safe = RARE * min(1.0, ranking / len(splits.certify))
+        rows = np.arange(min(_screen(self.metric.coverage), len(splits.fit)))
         self.screen = Fit(splits.fit.rows[rows], take(splits.fit.inputs, rows, splits.static))
 
     def ranked(self) -> tuple[list[Candidate], list[Candidate]]:
@@ -139,13 +151,13 @@ class _Context:
         ladder.climb()
         ladder.rebalance(self._drift)
         ranked = self._rank(shortlist(ladder.rungs, self.target))
-        sequence = order(ranked, self.target)
-        while not sequence or sequence[0].worst > SAFE * self.target:
+        sequence = order(ranked, self.target, self.safe)
+        while not sequence or sequence[0].worst > self.safe * self.target:
             more = ladder.higher()
             if not more:
                 break
             ranked += self._rank(more)
-            sequence = order(ranked, self.target)
+            sequence = order(ranked, self.target, self.safe)
         return ranked, sequence
 
     def tested(self, sequence: Sequence[Candidate]) -> list[Tested]:
@@ -252,12 +264,14 @@ class _Context:
         return plan if plan and plan.evaluations == evaluations else None
 
 
-def order(candidates: Iterable[Candidate], target: float) -> list[Candidate]:
+def order(
+    candidates: Iterable[Candidate], target: float, safe: float = SAFE
+) -> list[Candidate]:
     """The plans to put to the test, from the safest to the cheapest.
 
     The Pareto front of evaluations and error among those that keep the target; of more than
-    ``SEQUENCE`` the cheapest ones, and before them the first that is comfortably safe (``SAFE``),
-    or the safest. Every next plan has strictly fewer evaluations.
+    ``SEQUENCE`` the cheapest ones, and before them the first that is comfortably ``safe``, or the
+    safest. Every next plan has strictly fewer evaluations.
     """
     front: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: (c.evaluations, c.error)):
@@ -266,8 +280,12 @@ def order(candidates: Iterable[Candidate], target: float) -> list[Candidate]:
         front.append(candidate)
     cheap, rest = front[: SEQUENCE - 1], front[SEQUENCE - 1 :]
     if rest:
-        cheap.append(next((c for c in rest if c.worst <= SAFE * target), rest[-1]))
+        cheap.append(next((c for c in rest if c.worst <= safe * target), rest[-1]))
     return cheap[::-1]
+
+
+def _screen(coverage: float) -> int:
+    return max(SCREEN, round(BEYOND / (1 - coverage)))
 
 
 def _asked(spec: ExportSpec) -> str:
