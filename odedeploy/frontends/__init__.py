@@ -108,9 +108,16 @@ def _graph(
     write = partial(trace, model, examples, batches, tuple(outputs))
     spans = moving(found)
     unrolled: Callable[[Plan], ir.Model] | None = None
+
+    def marked(concrete: bool) -> tuple[ir.Model, tuple[Site, ...]]:
+        names = [site.name for site in found]
+        return assemble(write(lambda: chained(marker_handler(names), spans), concrete), found)
+
     try:
-        graph = write(lambda: chained(marker_handler([site.name for site in found]), spans))
-        graph, found = assemble(graph, found)
+        try:
+            graph, found = marked(concrete=False)
+        except Untraceable:
+            graph, found = marked(concrete=True)
     except Untraceable as reason:
         if not found:
             raise CaptureRefused(f"The model cannot be captured: {reason}.") from reason

@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from odedeploy.errors import OdeDeployError
 from odedeploy.frontends.aligning import align, holds
 from odedeploy.frontends.concrete import Concrete
+from odedeploy.frontends.decompositions import FUNCTIONAL
 from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import Handler, intercept
 from odedeploy.frontends.naming import rename
@@ -127,9 +128,11 @@ def _exported(
     axis = torch.export.Dim(BATCH)
     shapes = tuple({0: axis} if name in examples.batched else None for name in names)
     tensors = tuple(examples.tiled(batch).values())
+    exported = torch.export.export(flat.eval(), tensors, dynamic_shapes=shapes, strict=False)
+    if any(node.target is torch.ops.aten.diagonal.default for node in flat.graph.nodes):
+        exported = exported.run_decompositions(FUNCTIONAL)
     program = torch.onnx.export(
-        torch.export.export(flat.eval(), tensors, dynamic_shapes=shapes, strict=False),
-        dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=outputs,
+        exported, dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=outputs,
         opset_version=OPSET, verbose=False,
     )  # fmt: skip
     assert program is not None
