@@ -13,7 +13,7 @@ from odedeploy.models import classification, mnist, publishing
 from odedeploy.models.tasks import Recipe, Task
 
 NAME = "digit-classifier"
-RECIPE = Recipe(epochs=6, batch=128, learning_rate=4e-3)
+RECIPE = Recipe(epochs=6, learning_rate=4e-3)
 
 
 class DigitClassifier(nn.Module):
