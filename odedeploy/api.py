@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from odedeploy import files, formats
+from odedeploy import files, formats, lowering
 from odedeploy.delivery import (
     Planned,
     Progress,
@@ -125,13 +125,14 @@ def deploy(
     loaded: Loaded, spec: ExportSpec, path: str | Path, progress: Progress = silent
 ) -> Manifest:
     """Capture, plan, lower, verify and write in one go."""
-    formats.find(spec.format)
+    formats.check_form(spec.format, spec.form)
     if problem := usable(find_target(spec.target)):
         raise Unusable(problem)
     check_folder(Path(path))
     watch = Stopwatch()
     with watch("capture"):
         graph = captured(loaded, spec, progress)
+    lowering.check_form(graph, spec.form)
     planned = plan(graph, loaded.inputs, spec=spec, progress=progress)
     planned = replace(planned, seconds={**watch.seconds, **planned.seconds})
     return export(graph, planned, path, progress)

@@ -24,9 +24,10 @@ from odedeploy.graph import OdeGraph, input_specs, output_specs
 from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.program import Plan
 from odedeploy.reference import SHARE, Reference
-from odedeploy.runtime import GOLDEN, MANIFEST
+from odedeploy.runtime import GOLDEN, MANIFEST, STEPS
 from odedeploy.search import Certificate, Search, Splits, judge, promise, split
 from odedeploy.spec import ExportSpec
+from odedeploy.step_counts import measured
 from odedeploy.verification import Verification, golden, verify
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         built.write(draft, {})
         runner = form.open(draft)
         verification = _verified(graph, planned, runner)
+        extra = {} if verification.failures else _extra(graph, planned, runner)
         keepsake = golden(runner, planned.splits.certify.inputs).pack()
     progress("verify", 1, 1)
     certificate = judge(
@@ -117,6 +119,7 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         graph, planned, path, verification, certificate, failures,
         {**planned.seconds, **watch.seconds},
     )
+    manifest.extra.update(extra)
     return _written(built, path, manifest, keepsake)
 
 
@@ -134,6 +137,17 @@ def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification
         expected_outputs=output_specs(graph.model),
         tol=planned.spec.tol,
     )
+
+
+def _extra(graph: OdeGraph, planned: Planned, runner: Runner) -> dict[str, Any]:
+    """What the manifest says of this form alone."""
+    spec, certify = planned.spec, planned.splits.certify
+    if spec.form != "loop":
+        return {}
+    outputs = planned.reference.outcome.outputs
+    reference = {name: array[certify.rows] for name, array in outputs.items()}
+    plan = planned.search.plan
+    return {STEPS: measured(runner, plan, graph.sites, certify.inputs, reference, spec)}
 
 
 def _failures(

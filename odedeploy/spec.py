@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from odedeploy.errors import BadInput, UnknownName
 
-FORMS = ("unrolled",)
+FORMS = ("unrolled", "loop")
 PRECISIONS = ("fp32",)
 METRICS = ("output",)
 NOISE = ("fixed", "input")
