@@ -19,6 +19,7 @@ from odedeploy.delivery import (
 )
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
 from odedeploy.graph import OdeGraph, input_specs, output_specs
+from odedeploy.input_files import read_inputs
 from odedeploy.manifest import Manifest
 from odedeploy.program import Plan
 from odedeploy.reference import solve as solve_reference
@@ -138,6 +139,29 @@ def deploy(
     return export(graph, planned, path, progress)
 
 
+def retarget(
+    path: str | Path,
+    spec: ExportSpec,
+    output: str | Path,
+    inputs: Any = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Lower the ODE graph inside an exported ONNX file again, for another tolerance.
+
+    Needs no PyTorch. ``inputs`` are calibration inputs, arrays by name or in order; by default the
+    few golden inputs in the file, with the weaker promise that they support. Writes ``output``
+    with its manifest beside it, as ``export`` does.
+
+    Raises BadInput for a file without an ODE graph, and FellShort as ``export`` does.
+    """
+    from odedeploy.retargeting import planned_again
+
+    check_folder(Path(output))
+    formats.check_form(spec.format, spec.form)
+    graph, planned = planned_again(Path(path), spec, inputs, progress)
+    return export(graph, planned, output, progress)
+
+
 def load_model(
     name: str, weights: Path | None = None, inputs: Path | None = None,
     static: Collection[str] = (),
@@ -152,7 +176,7 @@ def load_model(
     address = _address(name)
     module, given = loading.load_model(address, weights)
     if inputs is not None:
-        given = loading.named_inputs(module, loading.read_inputs(inputs))
+        given = loading.named_inputs(module, read_inputs(inputs))
     if given is None:
         raise BadInput(
             f"{name} returns no example inputs; give them with --inputs FILE (.npz, .safetensors)."

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from odedeploy import files, formats
 from odedeploy._version import __version__
 from odedeploy.errors import BadInput, FellShort
 from odedeploy.formats import Built, Runner
-from odedeploy.graph import OdeGraph, input_specs, output_specs
+from odedeploy.graph import Inputs, OdeGraph, input_specs, output_specs
 from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.program import Plan
 from odedeploy.reference import SHARE, Reference
@@ -28,7 +28,7 @@ from odedeploy.runtime import GOLDEN, MANIFEST, STEPS
 from odedeploy.search import Certificate, Search, Splits, judge, promise, split
 from odedeploy.spec import ExportSpec
 from odedeploy.step_counts import measured
-from odedeploy.verification import Verification, golden, verify
+from odedeploy.verification import GOLDEN_INPUTS, Verification, golden, verify
 
 if TYPE_CHECKING:
     from odedeploy.frontends.loading import Loaded
@@ -45,13 +45,18 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan with everything that its certificate rests on, and the seconds of each phase."""
+    """A plan with everything that its certificate rests on, and the seconds of each phase.
+
+    ``notes`` are fields for the manifest's ``extra``, ``warnings`` sentences for its readers.
+    """
 
     spec: ExportSpec
     splits: Splits
     reference: Reference
     search: Search
     seconds: Mapping[str, float]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Stopwatch:
@@ -107,7 +112,7 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         runner = form.open(draft)
         verification = _verified(graph, planned, runner)
         extra = {} if verification.failures else _extra(graph, planned, runner)
-        keepsake = golden(runner, planned.splits.certify.inputs).pack()
+        keepsake = golden(runner, _kept_inputs(planned.splits)).pack()
     progress("verify", 1, 1)
     certificate = judge(
         verification.error, (1 - SHARE) * spec.tol, spec.coverage, spec.confidence
@@ -121,6 +126,11 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
     )
     manifest.extra.update(extra)
     return _written(built, path, manifest, keepsake)
+
+
+def _kept_inputs(splits: Splits) -> Inputs:
+    """Inputs that may travel in the file: of the certification inputs where there are enough."""
+    return splits.certify.inputs if len(splits.certify) >= GOLDEN_INPUTS else splits.inputs
 
 
 def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification:
@@ -208,10 +218,10 @@ def _manifest(
         seconds=seconds,
         inputs=input_specs(graph.model),
         outputs=output_specs(graph.model),
-        extra={"route": graph.route},
+        extra={"route": graph.route, **planned.notes},
         versions=_versions(),
         seed=spec.seed,
-        warnings=failures,
+        warnings=(*planned.warnings, *failures),
     )
 
 
