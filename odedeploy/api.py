@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odedeploy import files, formats, metrics
+from odedeploy import files, formats, lowering, metrics
 from odedeploy.delivery import (
     Planned,
     Progress,
@@ -22,6 +22,7 @@ from odedeploy.delivery import (
 )
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
 from odedeploy.graph import OdeGraph, input_specs, output_specs
+from odedeploy.input_files import read_inputs
 from odedeploy.manifest import Manifest
 from odedeploy.program import Plan
 from odedeploy.reference import batch_size
@@ -129,16 +130,40 @@ def deploy(
     loaded: Loaded, spec: ExportSpec, path: str | Path, progress: Progress = silent
 ) -> Manifest:
     """Capture, plan, lower, verify and write in one go."""
-    formats.find(spec.format)
+    formats.check_form(spec.format, spec.form)
     if problem := usable(find_target(spec.target)):
         raise Unusable(problem)
     check_folder(Path(path))
     watch = Stopwatch()
     with watch("capture"):
         graph = captured(loaded, spec, progress)
+    lowering.check_form(graph, spec.form)
     planned = plan(graph, loaded.inputs, spec=spec, progress=progress)
     planned = replace(planned, seconds={**watch.seconds, **planned.seconds})
     return export(graph, planned, path, progress)
+
+
+def retarget(
+    path: str | Path,
+    spec: ExportSpec,
+    output: str | Path,
+    inputs: Any = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Lower the ODE graph inside an exported ONNX file again, for another tolerance.
+
+    Needs no PyTorch. ``inputs`` are calibration inputs, arrays by name or in order; by default the
+    few golden inputs in the file, with the weaker promise that they support. Writes ``output``
+    with its manifest beside it, as ``export`` does.
+
+    Raises BadInput for a file without an ODE graph, and FellShort as ``export`` does.
+    """
+    from odedeploy.retargeting import planned_again
+
+    check_folder(Path(output))
+    formats.check_form(spec.format, spec.form)
+    graph, planned = planned_again(Path(path), spec, inputs, progress)
+    return export(graph, planned, output, progress)
 
 
 def load_model(
@@ -155,7 +180,7 @@ def load_model(
     address = _address(name)
     module, given = loading.load_model(address, weights)
     if inputs is not None:
-        given = loading.named_inputs(module, loading.read_inputs(inputs))
+        given = loading.named_inputs(module, read_inputs(inputs))
     if given is None:
         raise BadInput(
             f"{name} returns no example inputs; give them with --inputs FILE (.npz, .safetensors)."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ import onnxruntime
 
 from odedeploy.errors import BadInput
 from odedeploy.graph import SOLVE_DOMAIN, Inputs, OdeGraph, Outcome, input_specs, output_specs
+from odedeploy.grid import Grid
 from odedeploy.lowering import lower
 from odedeploy.lowering.double import widened
-from odedeploy.program import Plan
+from odedeploy.lowering.loop import STEPS, step_counts
+from odedeploy.program import Plan, solve_plan
 from odedeploy.runtime import batch_first, batch_symbol
+from odedeploy.solvers import find
 
 Transform = Callable[[ir.Model, Plan], ir.Model]
 """What is done to a lowered model before it runs; it keeps inputs and outputs."""
@@ -36,7 +40,8 @@ class OnnxEvaluator:
 
     Each plan is lowered to the unrolled form and given to ``transform``, if there is one: passes,
     or another precision. In float64 weights, states, times and constants of the graph are float64,
-    and ``transform`` is left out. onnxruntime uses ``threads`` threads, by default all cores.
+    ``transform`` is left out, and a plan of equal steps runs as a loop, one model for all of its
+    resolutions. onnxruntime uses ``threads`` threads, by default all cores.
     """
 
     def __init__(
@@ -55,11 +60,14 @@ class OnnxEvaluator:
         Runs ``ROWS`` inputs at a time. Raises BadInput for another precision, for inputs that are
         missing, and for a float64 run of a graph that traces its plans.
         """
-        session = self._session(plan, precision)
+        steps = None
+        if precision == "float64":
+            plan, steps = _coarsest(plan, self._graph)
+        session = self._session(plan, precision, steps is not None)
         missing = [spec.name for spec in self._inputs if spec.name not in inputs]
         if missing:
             raise BadInput(f"The inputs {missing} are missing; give every input of the model.")
-        parts = [session.run(part) for part in self._parts(inputs)]
+        parts = [session.run(part, steps) for part in self._parts(inputs)]
         outputs = [batch_first(part.outputs, session.outputs, self._symbol) for part in parts]
         return Outcome(_concatenated(outputs), _concatenated([part.states for part in parts]))
 
@@ -71,20 +79,20 @@ class OnnxEvaluator:
                 for name, array in inputs.items()
             }
 
-    def _session(self, plan: Plan, precision: str) -> _Session:
+    def _session(self, plan: Plan, precision: str, looped: bool) -> _Session:
         if precision not in ("float32", "float64"):
             raise BadInput(f"Plans run in float32 or float64, not {precision!r}.")
-        key = precision, tuple((s.site, s.program, s.constants) for s in plan.solves)
+        key = precision, looped, tuple((s.site, s.program, s.constants) for s in plan.solves)
         if key not in self._sessions:
-            self._sessions[key] = self._loaded(plan, precision)
+            self._sessions[key] = self._loaded(plan, precision, looped)
         self._sessions.move_to_end(key)
         while len(self._sessions) > SESSIONS:
             self._sessions.popitem(last=False)
         return self._sessions[key]
 
-    def _loaded(self, plan: Plan, precision: str) -> _Session:
+    def _loaded(self, plan: Plan, precision: str, looped: bool) -> _Session:
         graph = self._graph if precision == "float32" else self._double
-        model = lower(graph, plan)
+        model = lower(graph, plan, "loop" if looped else "unrolled")
         _expose_states(model, graph)
         if precision == "float32" and self._transform is not None:
             model = self._transform(model, plan)
@@ -110,12 +118,40 @@ class _Session:
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in input_specs(model)}
         self.outputs = [s for s in output_specs(model) if not s.name.startswith(_STATE)]
 
-    def run(self, inputs: Inputs) -> Outcome:
+    def run(self, inputs: Inputs, steps: int | None) -> Outcome:
         feed = {n: np.asarray(a).astype(self._dtypes[n], copy=False) for n, a in inputs.items()}
+        if steps is not None:
+            feed[STEPS] = np.array(steps)
         names = [output.name for output in self._session.get_outputs()]
         results = dict(zip(names, self._session.run(None, feed), strict=True))
         states = {n.removeprefix(_STATE): a for n, a in results.items() if n.startswith(_STATE)}
         return Outcome({spec.name: results[spec.name] for spec in self.outputs}, states)
+
+
+def _coarsest(plan: Plan, graph: OdeGraph) -> tuple[Plan, int | None]:
+    """The plan of the fewest steps in the same proportions, and how many steps ``plan`` takes.
+
+    ``plan`` itself and None where it is no loop.
+    """
+    free = {site.name for site in graph.sites if site.kept is None}
+    try:
+        counts = {solve.site: step_counts(solve) for solve in plan.solves if solve.site in free}
+    except BadInput:
+        return plan, None
+    if not counts or graph.trace is not None:
+        return plan, None
+    every = gcd(*(count for each in counts.values() for count in each))
+    coarse = [
+        solve_plan(
+            solve.site,
+            find(solve.solver),
+            Grid(solve.grid.times[::every], tuple(i // every for i in solve.grid.outputs)),
+        )
+        if solve.site in counts
+        else solve
+        for solve in plan.solves
+    ]
+    return Plan(tuple(coarse)), sum(sum(each) for each in counts.values())
 
 
 def _expose_states(model: ir.Model, graph: OdeGraph) -> None:

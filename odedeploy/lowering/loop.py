@@ -40,16 +40,11 @@ STEPS = "steps"
 def loop(graph: OdeGraph, plan: Plan) -> ir.Model:
     """A copy of the graph's model in which each solve is a Scan over the steps of its plan.
 
-    Fixed-step calls that are kept stay unrolled. Raises BadInput when every solve is one, for a
-    plan that is no solver of the catalogue on equal steps between output times, and for a model
-    with an input called ``steps``.
+    Fixed-step calls that are kept stay unrolled. Raises BadInput for a plan that is no solver of
+    the catalogue on equal steps between output times, and for a model with an input called
+    ``steps``.
     """
     counts = {s.name: step_counts(plan[s.name]) for s in graph.sites if s.kept is None}
-    if not counts:
-        raise BadInput(
-            "Every solve of this model is a fixed-step call and kept exactly, so there is no number "
-            "of steps to give at run time; write the unrolled form, or add --replan."
-        )
     total = sum(sum(each) for each in counts.values())
 
     def write(solve: Solve, writer: Writer) -> Sequence[ir.Value]:
