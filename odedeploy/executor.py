@@ -16,21 +16,23 @@ Field = Callable[[Tensor, States], States]
 """f(t, states) → derivatives; t is 0-d, of the dtype of the states."""
 
 
-def solve(program: Program, field: Field, initial: States) -> States:
+def solve(program: Program, field: Field | Sequence[Field], initial: States) -> States:
     """Run ``program`` from ``initial``; one trajectory (output times, *state) per state tensor.
 
-    Times and coefficients are rounded from float64 to the dtype of the state where they are used.
-    Those that are 0-d tensors keep their gradients.
+    ``field`` is a sequence, one field per evaluation, where evaluations have constants of their
+    own. Times and coefficients are rounded from float64 to the dtype of the state where they are
+    used. Those that are 0-d tensors keep their gradients.
     """
     states: dict[int, States] = {0: initial}
     slopes: dict[int, States] = {}
     like = initial[0]
+    fields = iter([field] * program.evaluations if callable(field) else field)
     for step, (dead_slopes, dead_states) in zip(
         program.instructions, _expiries(program), strict=True
     ):
         if isinstance(step, Evaluate):
             time = torch.as_tensor(step.time, dtype=like.dtype, device=like.device)
-            slopes[step.slope] = tuple(field(time, states[step.state]))
+            slopes[step.slope] = tuple(next(fields)(time, states[step.state]))
         else:
             states[step.state] = _combine(step, states, slopes)
         for slope in dead_slopes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +24,12 @@ class Writer:
         for node in graph.all_nodes():
             self._names |= {node.name, *(output.name for output in node.outputs)}
 
+    def child(self) -> Writer:
+        """A writer of the nodes of a body; names and constants are shared with this one."""
+        made = copy(self)
+        made.nodes = []
+        return made
+
     def scalar(self, value: float, dtype: ir.DataType) -> ir.Value:
         """``value`` rounded to ``dtype`` as a 0-d initializer, one per rounded value."""
         return self._constant(np.array(value, dtype=dtype.numpy()), dtype, f"{value!r}")
@@ -31,6 +38,22 @@ class Writer:
         """A 1-d int64 initializer."""
         name = "_".join(map(str, values))
         return self._constant(np.array(values, dtype=np.int64), ir.DataType.INT64, f"axes_{name}")
+
+    def weight(self, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:
+        """``array`` rounded to ``dtype`` as an initializer of its own."""
+        name = self.fresh(name)
+        tensor = ir.tensor(array.astype(dtype.numpy()), dtype=dtype, name=name)
+        value = ir.Value(
+            name=name,
+            type=ir.TensorType(dtype),
+            shape=ir.Shape(array.shape),
+            const_value=tensor,
+        )
+        self.graph.register_initializer(value)
+        return value
+    def constant(self, array: np.ndarray, name: str) -> ir.Value:
+        """``array`` as an initializer, one per dtype, shape and content."""
+        return self._constant(array, ir.DataType.from_numpy(array.dtype), name)
 
     def node(
         self,
@@ -66,13 +89,5 @@ class Writer:
     def _constant(self, array: np.ndarray, dtype: ir.DataType, name: str) -> ir.Value:
         key = (dtype, array.shape, array.tobytes())
         if key not in self._constants:
-            unique = self.fresh(name)
-            value = ir.Value(
-                name=unique,
-                type=ir.TensorType(dtype),
-                shape=ir.Shape(array.shape),
-                const_value=ir.tensor(array, dtype=dtype, name=unique),
-            )
-            self.graph.register_initializer(value)
-            self._constants[key] = value
+            self._constants[key] = self.weight(name, array, dtype)
         return self._constants[key]

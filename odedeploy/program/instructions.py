@@ -14,6 +14,7 @@ from typing import Any
 
 from odedeploy.errors import BadInput
 from odedeploy.grid import Grid
+from odedeploy.program.constants import Constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,26 @@ class Program:
 
 @dataclass(frozen=True)
 class SolvePlan:
-    """How one solve of a model is computed: ``program`` is ``solver`` on ``grid``, written out."""
+    """How one solve of a model is computed: ``program`` is ``solver`` on ``grid``, written out.
+
+    ``constants`` are empty, or hold for each evaluation, in execution order, the values that stand
+    in for parameters of the vector field while it runs; it is then no longer the trained field.
+
+    Raises BadInput for constants of another number of evaluations.
+    """
 
     site: str
     solver: str
     grid: Grid
     program: Program
+    constants: tuple[Constants, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.constants and len(self.constants) != self.program.evaluations:
+            raise BadInput(
+                f"The plan of {self.site!r} has constants for {len(self.constants)} evaluations "
+                f"and {self.program.evaluations} evaluations; give as many."
+            )
 
 
 @dataclass(frozen=True)
@@ -102,42 +117,44 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers; ``from_json`` gives the same plan back, bit for bit."""
-        return {
-            "solves": [
-                {
-                    "site": solve.site,
-                    "solver": solve.solver,
-                    "times": list(solve.grid.times),
-                    "outputs": list(solve.grid.outputs),
-                    "program": [_instruction_to_json(i) for i in solve.program.instructions],
-                    "states": list(solve.program.outputs),
-                }
-                for solve in self.solves
-            ]
-        }
+        return {"solves": [_solve_to_json(solve) for solve in self.solves]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
         """Raises BadInput for anything that ``to_json`` did not write."""
         try:
-            return cls(
-                tuple(
-                    SolvePlan(
-                        s["site"],
-                        s["solver"],
-                        Grid(tuple(map(float, s["times"])), tuple(map(int, s["outputs"]))),
-                        Program(
-                            tuple(_instruction_from_json(i) for i in s["program"]),
-                            tuple(map(int, s["states"])),
-                        ),
-                    )
-                    for s in data["solves"]
-                )
-            )
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            return cls(tuple(_solve_from_json(solve) for solve in data["solves"]))
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadInput(
                 f"This is not a plan's JSON: {error!r}; give what export wrote."
             ) from error
+
+
+def _solve_to_json(solve: SolvePlan) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "site": solve.site,
+        "solver": solve.solver,
+        "times": list(solve.grid.times),
+        "outputs": list(solve.grid.outputs),
+        "program": [_instruction_to_json(i) for i in solve.program.instructions],
+        "states": list(solve.program.outputs),
+    }
+    if solve.constants:
+        data["constants"] = [constants.to_json() for constants in solve.constants]
+    return data
+
+
+def _solve_from_json(data: dict[str, Any]) -> SolvePlan:
+    return SolvePlan(
+        data["site"],
+        data["solver"],
+        Grid(tuple(map(float, data["times"])), tuple(map(int, data["outputs"]))),
+        Program(
+            tuple(_instruction_from_json(i) for i in data["program"]),
+            tuple(map(int, data["states"])),
+        ),
+        tuple(Constants.from_json(constants) for constants in data.get("constants", ())),
+    )
 
 
 def _instruction_to_json(step: Instruction) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,15 @@ import numpy as np
 from odedeploy.errors import BadInput
 from odedeploy.program.instructions import Evaluate, Program
 
+Field = Callable[[Any, Any], Any]
 
-def interpret(program: Program, f: Callable[[Any, Any], Any], y0: Any) -> list[Any]:
+
+def interpret(program: Program, f: Field | Sequence[Field], y0: Any) -> list[Any]:
     """States at the program's outputs, for dy/dt = f(t, y) from ``y0``.
 
     A state is one floating-point array of any shape, or a tuple of them; f takes and returns
-    states as ``y0`` is given. Everything is computed in the dtypes of ``y0``, the time (0-d) in
+    states as ``y0`` is given. Where evaluations have constants of their own, f is a sequence, one
+    function per evaluation. Everything is computed in the dtypes of ``y0``, the time (0-d) in
     that of its first array.
 
     Raises BadInput when ``y0`` is not floating-point or f changes a shape.
@@ -25,10 +28,11 @@ def interpret(program: Program, f: Callable[[Any, Any], Any], y0: Any) -> list[A
     if not all(np.issubdtype(y.dtype, np.floating) for y in states[0]):
         raise BadInput(f"The initial state must be floating-point, got {_describe(states[0])}.")
     slopes: dict[int, tuple[np.ndarray, ...]] = {}
+    fields = iter([f] * program.evaluations if callable(f) else f)
     for step in program.instructions:
         if isinstance(step, Evaluate):
             y = states[step.state]
-            slope = f(y[0].dtype.type(step.time), y[0] if single else y)
+            slope = next(fields)(y[0].dtype.type(step.time), y[0] if single else y)
             slopes[step.slope] = _like(y, (slope,) if single else slope)
         else:
             states[step.state] = tuple(

@@ -19,16 +19,13 @@ from odedeploy.search.ladder import Ladder, shortlist
 from odedeploy.search.layout import Layout
 from odedeploy.search.measure import Candidate, certify
 from odedeploy.search.splits import Splits
-from odedeploy.search.study import CLASSICAL, OutOfTime, Rung, Study
+from odedeploy.search.study import CLASSICAL, SAFE, OutOfTime, Rung, Study
 from odedeploy.solvers import LADDER, find
 from odedeploy.spec import RUNGS, ExportSpec
 
 if TYPE_CHECKING:
     from odedeploy.frontends.evaluation import TorchEvaluator
     from odedeploy.search.improvement import Improvement
-
-SAFE = 0.5
-"""Share of the target below which the first plan to be tested keeps all errors."""
 
 ROOM = 0.8
 """Share of the target below which a classical plan that a fitted one beats is tested all the
@@ -172,7 +169,7 @@ class _Search:
             ranked = [c for c in ranked if c.kind == "learned"] or ranked
             return ranked, self._ordered(ranked)
         sequence = self._ordered(ranked)
-        while not sequence or sequence[0].worst > SAFE * study.target:
+        while not sequence or sequence[0].worst > study.safe * study.target:
             more = self.ladder.higher()
             if not more:
                 break
@@ -265,12 +262,12 @@ class _Search:
 
     def _ordered(self, ranked: Sequence[Candidate]) -> list[Candidate]:
         """``order`` by evaluations, and by measured cost where evaluations do not decide."""
-        front = order(ranked, self.study.target)
+        front = order(ranked, self.study.target, self.study.safe)
         if self.costs is None or all(c.kind == CLASSICAL for c in front):
             return front
         costs = self.costs([c.plan for c in front])
         priced = [replace(c, cost=x) for c, x in zip(front, costs, strict=True)]
-        return order(priced, self.study.target)
+        return order(priced, self.study.target, self.study.safe)
 
     def _error(self, plan: Plan) -> float:
         if any(np.isfinite(rung.error) for rung in self.ladder.rungs):
@@ -310,11 +307,13 @@ class _Search:
         return [*rungs, *improvement.rungs]
 
 
-def order(candidates: Iterable[Candidate], target: float) -> list[Candidate]:
+def order(
+    candidates: Iterable[Candidate], target: float, safe: float = SAFE
+) -> list[Candidate]:
     """The plans to put to the test, from the safest to the cheapest.
 
     The Pareto front of price and error among those that keep the target; of more than ``SEQUENCE``
-    the cheapest ones, and before them the first that is comfortably safe (``SAFE``), or the safest.
+    the cheapest ones, and before them the first that is comfortably safe ``safe``, or the safest.
     The cheapest classical plan that keeps the target with some room (``ROOM``) on every input is
     among them even where a fitted plan beats it, so that what is chosen is never dearer than that.
     Every next plan has a strictly lower price.
@@ -327,7 +326,7 @@ def order(candidates: Iterable[Candidate], target: float) -> list[Candidate]:
         front.append(candidate)
     cheap, rest = front[: SEQUENCE - 1], front[SEQUENCE - 1 :]
     if rest:
-        cheap.append(next((c for c in rest if c.worst <= SAFE * target), rest[-1]))
+        cheap.append(next((c for c in rest if c.worst <= safe * target), rest[-1]))
     anchors = [c for c in able if c.kind == CLASSICAL and c.worst <= ROOM * target]
     anchor = min(anchors, key=lambda c: (c.price, c.error), default=None)
     if anchor is not None and all(c.price != anchor.price for c in cheap):

@@ -21,7 +21,18 @@ from odedeploy.search.splits import Fit, Split, Splits
 from odedeploy.spec import ExportSpec
 
 SCREEN = 64
-"""Inputs of fit on which plans are first measured."""
+"""Fewest inputs of fit on which plans are first measured."""
+
+BEYOND = 0.64
+"""Inputs among them that may miss the tolerance, on average, for a promise of high coverage."""
+
+SAFE = 0.5
+"""Share of the target below which the first plan to be tested keeps all errors."""
+
+RARE = 0.1
+"""``SAFE`` where the rate of rare violations is bounded, for as many inputs to certify as to rank.
+Margins have a density at zero, so that the largest of n errors grows like n, and is ten times
+larger than that with a probability of about a tenth."""
 
 CLASSICAL = "classical"
 
@@ -76,10 +87,19 @@ class Study:
         """What an error must keep: the metric's limit less the share of the reference."""
         return (1 - SHARE) * self.metric.limit
 
+    @property
+    def safe(self) -> float:
+        """Share of the target below which the first plan to be tested keeps all errors."""
+        if not self.metric.counts:
+            return SAFE
+        ranking = len(self.splits.fit) + len(self.splits.validate)
+        return RARE * min(1.0, ranking / len(self.splits.certify))
+
     @cached_property
     def screen(self) -> Fit:
         """The inputs of fit on which plans are first measured."""
-        few = self.few(self.splits.fit, SCREEN)
+        rare = round(BEYOND / (1 - self.metric.coverage))
+        few = self.few(self.splits.fit, max(SCREEN, rare))
         return Fit(few.rows, few.inputs)
 
     def few(self, split: Split, count: int) -> Split:
