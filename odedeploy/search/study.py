@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ from odedeploy.metrics import Metric
 from odedeploy.program import Plan
 from odedeploy.reference import SHARE, Progress, Reference, take
 from odedeploy.search.layout import Layout
-from odedeploy.search.measure import Candidate, quantile, rank
+from odedeploy.search.measure import Candidate, errors_of, quantile, rank
 from odedeploy.search.splits import Fit, Split, Splits
 from odedeploy.spec import ExportSpec
 
@@ -73,6 +73,7 @@ class Study:
     progress: Progress
     deadline: float = np.inf
     _screened: Run | None = None
+    _ranked: dict[Plan, Candidate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reference = replace(self.reference, metric=self.metric)
@@ -104,7 +105,20 @@ class Study:
 
     def few(self, split: Split, count: int) -> Split:
         """At most ``count`` inputs of ``split``."""
-        rows = np.arange(min(count, len(split)))
+        return self._part(split, np.arange(min(count, len(split))))
+
+    def hardest(self, split: Split, count: int, plan: Plan) -> Split:
+        """At most ``count`` inputs of ``split``: half of them those with the largest errors under
+        ``plan``, because a promise is about the largest errors, the others as they come.
+        """
+        if count >= len(split):
+            return split
+        errors = errors_of(self.evaluator, plan, split, self.reference)
+        hard = np.argsort(-errors, kind="stable")[: count // 2]
+        others = np.setdiff1d(np.arange(len(split)), hard)[: count - len(hard)]
+        return self._part(split, np.sort(np.concatenate([hard, others])))
+
+    def _part(self, split: Split, rows: np.ndarray) -> Split:
         return type(split)(split.rows[rows], take(split.inputs, rows, self.splits.static))
 
     def check_time(self) -> None:
@@ -143,6 +157,13 @@ class Study:
         """The rungs scored on all of fit and validate."""
         candidates = []
         for done, rung in enumerate(rungs, start=1):
+            candidates.append(self.scored(rung))
+            self.progress("rank", done, len(rungs))
+        return candidates
+
+    def scored(self, rung: Rung) -> Candidate:
+        """One rung scored on all of fit and validate; a plan is run once however often asked."""
+        if rung.plan not in self._ranked:
             candidate = rank(
                 self.evaluator,
                 rung.plan,
@@ -152,9 +173,8 @@ class Study:
                 self.reference,
                 self.metric.coverage,
             )
-            candidates.append(replace(candidate, kind=rung.kind))
-            self.progress("rank", done, len(rungs))
-        return candidates
+            self._ranked[rung.plan] = replace(candidate, kind=rung.kind)
+        return self._ranked[rung.plan]
 
     def _run(self, plan: Plan) -> Outcome:
         if self._screened is not None:
