@@ -239,7 +239,8 @@ class _Search:
         passing = [c for c in ranked if c.error <= self.study.target]
         if not passing or not self._improves:
             return []
-        cheapest = min(passing, key=lambda c: c.evaluations)
+        safe = [c for c in passing if c.worst <= self._room * self.study.target]
+        cheapest = min(safe or passing, key=lambda c: c.evaluations)
         if cheapest.evaluations <= max(self.ladder.layout.least, FEWEST):
             return []
         with self.study.screening():
@@ -247,6 +248,10 @@ class _Search:
             with suppress(OutOfTime, KeyboardInterrupt):
                 improvement.walk(cheapest.evaluations)
         return shortlist(improvement.rungs, self.study.target)
+
+    @property
+    def _room(self) -> float:
+        return ROOM * self.study.safe / SAFE
 
     @property
     def _improves(self) -> bool:
