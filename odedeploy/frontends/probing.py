@@ -9,6 +9,7 @@ delivers, are the method written out, whatever its options, step sizes and inter
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def probe(solver: Solver, times: Tensor, site: str, method: str) -> SolvePlan:
     marks = tuple(float(t) for t in times)
     plan = SolvePlan(site, method, Grid(marks, tuple(range(len(marks)))), program)
     _check(solver, times, plan)
-    return plan
+    return replace(plan, program=_on_their_sides(program))
 
 
 def round_off(times: Tensor) -> float:
@@ -99,6 +100,27 @@ def _sparse(
         instructions.append(Evaluate(slope, time, state(coordinates)))
     delivered = tuple(state(output) for output in outputs)
     return Program(tuple(instructions), delivered)
+
+
+def _on_their_sides(program: Program) -> Program:
+    """``program`` with times that are next to a number in single precision moved to its next one.
+
+    A solver that looks at one side of a jump goes to the next number of its precision. That is
+    double precision here and single precision in a file, where the difference would be lost.
+    """
+    instructions = (
+        replace(i, time=_aside(i.time)) if isinstance(i, Evaluate) else i
+        for i in program.instructions
+    )
+    return Program(tuple(instructions), program.outputs)
+
+
+def _aside(time: float) -> float:
+    single = np.float32(time)
+    for later in (np.inf, -np.inf):
+        if time == np.nextafter(np.float64(single), later):
+            return float(np.nextafter(single, np.float32(later)))
+    return time
 
 
 def _without(difference: np.ndarray, noise: float) -> np.ndarray:
