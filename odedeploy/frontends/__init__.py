@@ -82,17 +82,20 @@ def _again(model: nn.Module, examples: Examples, first: Recording) -> Recording:
     try:
         return record(model, examples.pair(1, first.read))
     except BadInput as error:
-        integers = [n for n in first.read if not np.issubdtype(examples.inputs[n].dtype, np.inexact)]
-        if not integers:
+        whole = [name for name in first.read if examples.inputs[name].dtype.kind != "f"]
+        if not whole:
             raise
         raise CaptureRefused(
-            f"{first.read[integers[0]]}: the value of the input {integers[0]!r} is read in Python, "
-            "which the exported model cannot do; make it an attribute of the model."
+            f"{first.read[whole[0]]}: the value of the input {whole[0]!r} is read in Python, which "
+            "the exported model cannot do; make it an attribute of the model."
         ) from error
 
 
 def _graph(
-    model: nn.Module, examples: Examples, recording: Recording, found: tuple[Site, ...],
+    model: nn.Module,
+    examples: Examples,
+    recording: Recording,
+    found: tuple[Site, ...],
     ways: Sequence[Way],
 ) -> OdeGraph:
     states = [y for call in recording.calls for y in call.initial]

@@ -41,7 +41,7 @@ class Scattered(TorchFunctionMode):
 
 def _product(matrix: Tensor, dense: Tensor) -> Tensor:
     with disable_proxy_modes_tracing(), unset_fake_temporarily(), torch.no_grad():
-        entries = matrix.detach().to_sparse_coo().coalesce()
+        entries = matrix.detach().to_sparse(layout=torch.sparse_coo).coalesce()
         rows, columns = (index.clone() for index in entries.indices())
         values = entries.values().clone()
     terms = dense[columns] * (values if dense.dim() == 1 else values[:, None])
