@@ -9,7 +9,10 @@ from odedeploy.passes import (
     dead,
     fold_time,
     noop,
+    offsets,
+    scales,
     shapes,
+    spread,
     strip,
     subexpressions,
     trajectory,
@@ -24,13 +27,19 @@ PASSES = (
     noop,
     subexpressions,
     fold_time,
+    dead,
+    shapes,
+    offsets,
+    scales,
+    spread,
     subexpressions,
     dead,
     shapes,
     strip,
 )
-"""In this order: a trajectory must be taken apart before what it kept alive can go, and shapes
-must be known before what does nothing can be seen."""
+"""In this order: a trajectory must be taken apart before what it kept alive can go, shapes must be
+known before what does nothing can be seen, and time be folded before it shows which constants are
+left to be moved."""
 
 
 def clean(model: ir.Model) -> ir.Model:
