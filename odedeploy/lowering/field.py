@@ -18,6 +18,9 @@ _RANDOM = {
     "RandomUniformLike",
 }  # fmt: skip
 
+FIELD = "odedeploy.field"
+"""Key in the ``meta`` of nodes that evaluate a vector field on the state; never written to files."""
+
 Values = dict[ir.Value, ir.Value]
 
 _TRAINED: Mapping[str, np.ndarray] = MappingProxyType({})
@@ -144,6 +147,8 @@ class FieldCopies:
                 version=node.version,
                 name=writer.fresh(f"{prefix}/{node.name or node.op_type}"),
             )
+            if part == Depends.STATE:
+                copy.meta[FIELD] = self._name
             for old, new in zip(node.outputs, copy.outputs, strict=True):
                 new.name = writer.fresh(f"{prefix}/{old.name}") if old.name else ""
                 new.type = old.type
