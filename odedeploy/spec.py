@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from odedeploy.errors import BadInput, UnknownName
 
 FORMS = ("unrolled",)
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "auto")
 METRICS = ("output", "state", "agreement")
 """Beside these a metric is a person's own function, ``module:function``."""
 COVERAGE = 0.99
@@ -26,7 +26,8 @@ class ExportSpec:
     single outputs (or states), by name, in place of ``tol``. ``solver`` is ``"auto"`` or a
     catalogue name and ``nfe`` fixes the number of evaluations; both together leave nothing to
     search. ``samples`` caps how many of the given inputs are used. ``replan`` treats fixed-step
-    calls as ODEs. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or
+    calls as ODEs. ``precision`` is that of the vector fields, ``"auto"`` the one with the lowest
+    measured latency. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or
     ``"input"``. ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.

@@ -64,6 +64,7 @@ class FieldCopies:
         self._outer: Values = dict(zip(rest[len(initial) :], context, strict=True))
         given = [v for v, bound in self._outer.items() if not bound.is_initializer()]
         self._parts = _partition(self._reads, self._time, self._states, given)
+        self._evaluated = set(self._parts[Depends.STATE])
         self._weights = {
             outer.name: inner for inner, outer in self._outer.items() if outer.is_initializer()
         }
@@ -147,7 +148,7 @@ class FieldCopies:
                 version=node.version,
                 name=writer.fresh(f"{prefix}/{node.name or node.op_type}"),
             )
-            if part == Depends.STATE:
+            if node in self._evaluated:
                 copy.meta[FIELD] = self._name
             for old, new in zip(node.outputs, copy.outputs, strict=True):
                 new.name = writer.fresh(f"{prefix}/{old.name}") if old.name else ""
