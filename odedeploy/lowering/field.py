@@ -19,7 +19,7 @@ _RANDOM = {
 }  # fmt: skip
 
 FIELD = "odedeploy.field"
-"""Key in the ``meta`` of nodes that evaluate a vector field on the state; never written to files."""
+"""Key in the ``meta`` of nodes that evaluate a field on the state; it is not written to files."""
 
 Values = dict[ir.Value, ir.Value]
 

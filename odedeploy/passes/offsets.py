@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from odedeploy.passes.rewiring import add, attribute, forward, initializer, model_graph, same_shape
+from odedeploy.passes.rewiring import add, forward, initializer, model_graph, same_shape
 from odedeploy.passes.uniform import Rows, combined, rows
 
 

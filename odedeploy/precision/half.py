@@ -16,6 +16,7 @@ from odedeploy.graph import Inputs
 from odedeploy.passes import constants, dead, subexpressions
 from odedeploy.passes.rewiring import add
 from odedeploy.precision.observed import Field, Range, field_of, observe
+from odedeploy.precision.slices import compact
 
 LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3895e38}
 """Largest finite number of each."""
@@ -77,6 +78,7 @@ def _narrowed(model: ir.Model, inputs: Inputs, dtype: ir.DataType) -> ir.Model:
         _leave(value, field, model.graph)
     for each in (constants, subexpressions, dead):
         each.run(model)
+    compact(model)
     return model
 
 

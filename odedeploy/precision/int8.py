@@ -17,9 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from odedeploy.graph import Inputs
-from odedeploy.passes import dead, subexpressions
+from odedeploy.passes import constants, dead, subexpressions
 from odedeploy.passes.rewiring import add, attribute
 from odedeploy.precision.observed import Field, Range, field_of, observe
+from odedeploy.precision.slices import compact
 
 LEVELS = 255
 """Steps of an activation's range."""
@@ -45,8 +46,9 @@ def int8(model: ir.Model, inputs: Inputs) -> ir.Model:
         writer = _Writer(model.graph, seen, arrays)
         for node in nodes:
             writer.quantise(node)
-        for each in (subexpressions, dead):
+        for each in (constants, subexpressions, dead):
             each.run(model)
+        compact(model)
     return model
 
 

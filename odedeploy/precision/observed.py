@@ -72,7 +72,8 @@ def observe(
     wanted, fixed = list(dict.fromkeys(ranges)), list(dict.fromkeys(constants))
     copy = model.clone()
     named = {value.name: value for node in copy.graph for value in node.outputs}
-    named |= {value.name: value for value in (*copy.graph.inputs, *copy.graph.initializers.values())}
+    for value in (*copy.graph.inputs, *copy.graph.initializers.values()):
+        named[value.name] = value
     outputs: list[ir.Value] = []
     for value in wanted:
         for op_type in ("ReduceMin", "ReduceMax"):
