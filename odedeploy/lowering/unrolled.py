@@ -80,8 +80,10 @@ def _run(
     for step in program.instructions:
         if isinstance(step, Evaluate):
             time = writer.scalar(step.time, field.time_dtype or dtypes[0])
-            derivatives = zip(field(time, states[step.state], next(constants)), initial, strict=True)
-            slopes[step.slope] = tuple(_like(k, x, writer) for k, x in derivatives)
+            derivatives = field(time, states[step.state], next(constants))
+            slopes[step.slope] = tuple(
+                _like(k, x, writer) for k, x in zip(derivatives, initial, strict=True)
+            )
         else:
             written = f"{name}.x{step.state}"
             states[step.state] = tuple(
