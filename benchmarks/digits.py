@@ -16,6 +16,7 @@ from odedeploy import api
 from odedeploy.delivery import Planned, deliver
 from odedeploy.formats import FORMATS, find
 from odedeploy.frontends import live
+from odedeploy.graph import Outcome
 from odedeploy.models import mnist
 from odedeploy.reference import solve
 from odedeploy.spec import ExportSpec
@@ -51,7 +52,7 @@ def main() -> None:
                 for i in range(0, len(truth), 500)
             ]
             found = np.concatenate(parts)
-            errors = reference.errors({"output": found}, np.arange(len(truth)))
+            errors = reference.errors(Outcome({"output": found}, {}), np.arange(len(truth)))
             rows.append({
                 "format": name, "solver": manifest.plan["solver"], "nfe": manifest.plan["nfe"],
                 "bound": manifest.error.bound, "within": float(np.mean(errors <= arguments.tol)),

@@ -14,13 +14,16 @@ from odedeploy.cli.options import (
     Coverage,
     Inputs,
     Json,
+    Metric,
     Model,
     Noise,
     Replan,
     Samples,
     Seed,
     Static,
+    Tol,
     Weights,
+    tolerances,
 )
 from odedeploy.errors import Unusable
 from odedeploy.spec import ExportSpec
@@ -28,7 +31,7 @@ from odedeploy.spec import ExportSpec
 
 def export(
     model: Model,
-    tol: Annotated[float, typer.Option(help="Largest relative error of an input.")],
+    tol: Tol,
     path: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")
     ],
@@ -50,7 +53,7 @@ def export(
     nfe: Annotated[
         int | None, typer.Option(help="Exactly this many evaluations of the vector field.")
     ] = None,
-    metric: Annotated[str, typer.Option(metavar="NAME", help="What the error is of.")] = "output",
+    metric: Metric = "output",
     coverage: Coverage = 0.99,
     confidence: Confidence = 0.95,
     samples: Samples = None,
@@ -66,9 +69,10 @@ def export(
 
     Nothing is written when no plan keeps it, unless --best-effort is given.
     """
+    whole, own = tolerances(tol)
     spec = ExportSpec(
-        tol=tol, format=_format(format, path), target=target, precision=precision, form=form,
-        solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
+        tol=whole, tols=own, format=_format(format, path), target=target, precision=precision,
+        form=form, solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
         samples=samples, seed=seed, replan=replan, noise=noise, best_effort=best_effort,
     )  # fmt: skip
     _check_names(spec)

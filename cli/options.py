@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from odedeploy.errors import BadInput
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -32,6 +34,21 @@ Static = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="An input without a batch axis; may be repeated."),
 ]
+Tol = Annotated[
+    list[str],
+    typer.Option(
+        metavar="T|NAME=T",
+        help="Largest error of an input; again with NAME= for a single output.",
+        show_default=False,
+    ),
+]
+Metric = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What the error is of: output, state, agreement, or module:function.",
+    ),
+]
 Coverage = Annotated[float, typer.Option(help="Share of inputs that keep the tolerance.")]
 Confidence = Annotated[float, typer.Option(help="How sure the promise is.")]
 Samples = Annotated[
@@ -53,3 +70,24 @@ BestEffort = Annotated[
     bool, typer.Option("--best-effort", help="Write the best there is when it falls short.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def tolerances(given: list[str]) -> tuple[float, dict[str, float]]:
+    """The tolerance of everything, and those of single outputs by name, of ``--tol`` options.
+
+    Raises BadInput unless exactly one of them is for everything.
+    """
+    parts = [text.rpartition("=")[::2] for text in given]
+    try:
+        numbers = [(name, float(value)) for name, value in parts]
+    except ValueError as error:
+        raise BadInput(
+            f"--tol {' --tol '.join(given)}: {error}; give a number such as 1e-2, or NAME=1e-3."
+        ) from error
+    whole = [value for name, value in numbers if not name]
+    if len(whole) != 1:
+        raise BadInput(
+            f"--tol {' --tol '.join(given)}: give exactly one tolerance without a name, which "
+            "holds for every output that has none of its own."
+        )
+    return whole[0], {name: value for name, value in numbers if name}

@@ -20,6 +20,12 @@ def verify(
     weights: Weights = None,
     inputs: Inputs = None,
     static: Static = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Where the file's own metric is found on this machine."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check an exported file on this machine.
@@ -29,14 +35,16 @@ def verify(
 
     Ends with 1 when FILE falls short.
     """
-    if against is None and (weights or inputs or static):
-        raise BadInput("--weights, --inputs and --static belong to a model; give --against MODEL.")
+    if against is None and (weights or inputs or static or metric):
+        raise BadInput(
+            "--weights, --inputs, --static and --metric belong to a model; give --against MODEL."
+        )
     with output.working() as progress:
         progress("loading", 0, 0)
         from odedeploy import api
 
         loaded = against and api.load_model(against, weights, inputs, tuple(static or ()))
-        report = api.verify(path, loaded or None, progress)
+        report = api.verify(path, loaded or None, progress, metric=metric)
     if as_json:
         output.emit(report.to_json())
     else:

@@ -7,11 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from odedeploy import files, formats
+import numpy as np
+
+from odedeploy import files, formats, metrics
 from odedeploy.delivery import (
     Planned,
     Progress,
     Stopwatch,
+    artefact_errors,
     captured,
     check_folder,
     deliver,
@@ -21,9 +24,10 @@ from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
 from odedeploy.graph import OdeGraph, input_specs, output_specs
 from odedeploy.manifest import Manifest
 from odedeploy.program import Plan
+from odedeploy.reference import batch_size
 from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import read_manifest
-from odedeploy.search import judge, search, split
+from odedeploy.search import judge, search, shortfall, split
 from odedeploy.spec import ExportSpec
 from odedeploy.targets import find as find_target
 from odedeploy.targets import usable
@@ -101,7 +105,7 @@ def plan(
     splits = split(named_inputs(evaluator.model, inputs), spec, evaluator.static)
     with watch("reference"):
         reference = solve_reference(
-            evaluator, graph.sites, splits.inputs, spec.tol, progress, splits.static
+            evaluator, graph.sites, splits.inputs, metrics.of(spec), progress, splits.static
         )
     with watch("search"):
         found = search(evaluator, graph.sites, spec, splits, reference, progress)
@@ -195,13 +199,18 @@ class VerifyReport:
 
 
 def verify(
-    path: str | Path, against: Loaded | None = None, progress: Progress = silent
+    path: str | Path,
+    against: Loaded | None = None,
+    progress: Progress = silent,
+    *,
+    metric: str | None = None,
 ) -> VerifyReport:
     """Verify a file where it is now.
 
     Without ``against``, the golden inputs in its metadata must give their outputs. With a model,
     its inputs are solved by the reference and the file must keep the tolerance of its manifest on
-    them, at the coverage and confidence it was certified for.
+    them, at the coverage and confidence it was certified for. ``metric`` says where a metric of a
+    person's own is found now.
 
     Raises BadInput for a file that odedeploy did not write.
     """
@@ -216,35 +225,43 @@ def verify(
         failures = () if golden else (f"{path}: {golden}.",)
         return VerifyReport(str(path), "golden outputs", bool(golden), worst, golden.tolerance,
                             len(golden.errors), failures, manifest.promise)  # fmt: skip
-    return _against(runner, manifest, path, against, progress)
+    return _against(runner, manifest, path, against, metric or manifest.metric, progress)
 
 
 def _against(
-    runner: formats.Runner, manifest: Manifest, path: Path, loaded: Loaded, progress: Progress
+    runner: formats.Runner,
+    manifest: Manifest,
+    path: Path,
+    loaded: Loaded,
+    metric: str,
+    progress: Progress,
 ) -> VerifyReport:
-    spec = ExportSpec(tol=manifest.tol, coverage=manifest.error.coverage,
+    spec = ExportSpec(tol=manifest.tol, tols=manifest.tols, metric=metric,
                       confidence=manifest.error.confidence)  # fmt: skip
     from odedeploy.frontends import live
 
+    judged = replace(metrics.of(spec), coverage=manifest.error.coverage)
     graph = captured(loaded, spec, progress)
     evaluator = live(graph)
     plan = Plan.from_json(manifest.plan["program"])
     reference = solve_reference(
-        evaluator, graph.sites, loaded.inputs, spec.tol, progress, loaded.static
+        evaluator, graph.sites, loaded.inputs, judged, progress, loaded.static
     )
+    outcome = evaluator.run(plan, loaded.inputs, "float32")
+    rows = np.arange(batch_size(loaded.inputs, loaded.static))
     verification = check(
-        runner, loaded.inputs, evaluator.run(plan, loaded.inputs, "float32").outputs,
-        reference.outcome.outputs, expected_inputs=input_specs(graph.model),
-        expected_outputs=output_specs(graph.model), tol=spec.tol,
+        runner, loaded.inputs, outcome.outputs, reference.outcome.outputs,
+        expected_inputs=input_specs(graph.model), expected_outputs=output_specs(graph.model),
+        tol=spec.tol, metric=artefact_errors(reference, outcome, rows),
     )  # fmt: skip
-    certificate = judge(verification.error, spec.tol, spec.coverage, spec.confidence)
+    certificate = judge(verification.error, judged.limit, judged.coverage, spec.confidence)
+    reached = certificate.rate if judged.counts else certificate.bound
     failures = list(verification.failures)
     if not certificate.passed:
         failures.append(
-            f"The file reaches an error of {certificate.bound:.3g} on these inputs, above its "
-            f"tolerance {spec.tol:g}; export it again with inputs like these."
+            f"The file {shortfall(judged, certificate)}; export it again with inputs like these."
         )
-    return VerifyReport(str(path), loaded.name, not failures, certificate.bound, spec.tol,
+    return VerifyReport(str(path), loaded.name, not failures, reached, spec.tol,
                         certificate.samples, tuple(failures), manifest.promise)  # fmt: skip
 
 

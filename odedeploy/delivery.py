@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odedeploy import files, formats
+from odedeploy import files, formats, metrics
 from odedeploy._version import __version__
 from odedeploy.errors import BadInput, FellShort
 from odedeploy.formats import Built, Runner
-from odedeploy.graph import OdeGraph, input_specs, output_specs
+from odedeploy.graph import OdeGraph, Outcome, input_specs, output_specs
 from odedeploy.manifest import ErrorReport, Manifest
+from odedeploy.metrics import Metric
 from odedeploy.program import Plan
 from odedeploy.reference import SHARE, Reference
-from odedeploy.runtime import GOLDEN, MANIFEST
-from odedeploy.search import Certificate, Search, Splits, judge, promise, split
+from odedeploy.runtime import GOLDEN, MANIFEST, Arrays
+from odedeploy.search import Certificate, Search, Splits, judge, promise, shortfall, split
 from odedeploy.spec import ExportSpec
+from odedeploy.tolerance import worst_error
 from odedeploy.verification import Verification, golden, verify
 
 if TYPE_CHECKING:
@@ -107,8 +109,9 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         verification = _verified(graph, planned, runner)
         keepsake = golden(runner, planned.splits.certify.inputs).pack()
     progress("verify", 1, 1)
+    metric = metrics.of(spec)
     certificate = judge(
-        verification.error, (1 - SHARE) * spec.tol, spec.coverage, spec.confidence
+        verification.error, (1 - SHARE) * metric.limit, metric.coverage, spec.confidence
     )
     failures = _failures(verification, certificate, planned)
     if failures and not spec.best_effort:
@@ -125,6 +128,7 @@ def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification
     assert graph.evaluator is not None
     outcome = graph.evaluator.run(planned.search.plan, certify.inputs, "float32")
     reference = planned.reference.outcome.outputs
+    judged = replace(planned.reference, metric=metrics.of(planned.spec))
     return verify(
         runner,
         certify.inputs,
@@ -133,7 +137,26 @@ def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification
         expected_inputs=input_specs(graph.model),
         expected_outputs=output_specs(graph.model),
         tol=planned.spec.tol,
+        metric=artefact_errors(judged, outcome, certify.rows),
     )
+
+
+def artefact_errors(
+    reference: Reference, planned: Outcome, rows: np.ndarray
+) -> Callable[[Arrays], np.ndarray]:
+    """Outputs of an artefact on ``rows`` of the inputs → errors by the metric of ``reference``.
+
+    ``planned`` is what its plan gives in PyTorch. An artefact has no states; a metric that needs
+    them is taken of the plan's, and the artefact's relative error against the plan is added.
+    """
+
+    def errors(outputs: Arrays) -> np.ndarray:
+        found = reference.errors(Outcome(dict(outputs), planned.states), rows)
+        if reference.metric.of_states:
+            found = found + worst_error(outputs, planned.outputs)
+        return found
+
+    return errors
 
 
 def _failures(
@@ -144,8 +167,7 @@ def _failures(
         failures.append(planned.search.promise)
     elif not certificate.passed:
         failures.append(
-            f"The artefact reaches an error of {certificate.bound:.3g} on the certification "
-            f"inputs, above the tolerance {planned.spec.tol:g}; ask for a wider one."
+            f"The artefact {shortfall(metrics.of(planned.spec), certificate)}; ask for a wider one."
         )
     return tuple(failures)
 
@@ -161,7 +183,8 @@ def _manifest(
 ) -> Manifest:
     spec, found, reference = planned.spec, planned.search, planned.reference
     kept = not failures
-    promised = promise(spec.tol, certificate.samples, spec.coverage, spec.confidence)
+    metric = metrics.of(spec)
+    promised = promise(metric, certificate.samples, spec.confidence)
     return Manifest(
         file=path.name,
         format=spec.format,
@@ -169,18 +192,11 @@ def _manifest(
         precision=spec.precision,
         target=spec.target,
         tol=spec.tol,
-        metric=spec.metric,
+        metric=metric.name,
         kept=kept,
         promise=promised if kept else f"Nothing is promised: {failures[0]}",
         plan=describe(found.plan),
-        error=ErrorReport(
-            bound=certificate.bound,
-            max=certificate.max,
-            median=certificate.median,
-            coverage=certificate.coverage,
-            confidence=certificate.confidence,
-            samples=certificate.samples,
-        ),
+        error=report(metric, certificate),
         discretisation_error=float(np.max(verification.discretisation_error)),
         export_error=float(np.max(verification.export_error)),
         reference={
@@ -194,11 +210,34 @@ def _manifest(
         seconds=seconds,
         inputs=input_specs(graph.model),
         outputs=output_specs(graph.model),
-        extra={"route": graph.route},
+        tols=dict(spec.tols),
+        extra={"route": graph.route, **_verified_of(metric)},
         versions=_versions(),
         seed=spec.seed,
         warnings=failures,
     )
+
+
+def report(metric: Metric, certificate: Certificate) -> ErrorReport:
+    """A certificate for the manifest, its bound in the unit of the tolerance."""
+    return ErrorReport(
+        bound=certificate.rate if metric.counts else certificate.bound,
+        max=certificate.max,
+        median=certificate.median,
+        coverage=certificate.coverage,
+        confidence=certificate.confidence,
+        samples=certificate.samples,
+        violations=certificate.violations,
+    )
+
+
+def _verified_of(metric: Metric) -> dict[str, str]:
+    if not metric.of_states:
+        return {}
+    return {
+        "verified": "The artefact gives no states: its error is that of the plan's states in "
+        "PyTorch plus the relative error of its outputs against the plan's."
+    }
 
 
 def describe(plan: Plan) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from odedeploy.errors import BadInput
 
 
@@ -70,6 +72,26 @@ class Grid:
         times, marks = [float(outputs[0])], [0]
         for (a, b), n in zip(pairwise(outputs), counts, strict=True):
             times += [a + (b - a) * k / n for k in range(1, n)] + [float(b)]
+            marks.append(len(times) - 1)
+        return cls(tuple(times), tuple(marks))
+
+    @classmethod
+    def spread(
+        cls, outputs: Sequence[float], steps: int, nodes: Sequence[float], mass: Sequence[float]
+    ) -> Grid:
+        """Like ``through``, with steps placed so that each carries the same mass.
+
+        ``mass`` is a cumulative, strictly increasing function of time from the first output on,
+        linear between its values at ``nodes``, which run from the first output to the last.
+        """
+        direction = 1.0 if outputs[-1] > outputs[0] else -1.0
+        along = direction * np.asarray(nodes, dtype=np.float64)
+        marks_mass = np.interp(direction * np.asarray(outputs), along, mass)
+        counts = _apportion(list(np.diff(marks_mass)), max(steps, len(outputs) - 1))
+        times, marks = [float(outputs[0])], [0]
+        for k, b in enumerate(outputs[1:]):
+            inner = np.linspace(marks_mass[k], marks_mass[k + 1], counts[k] + 1)[1:-1]
+            times += [float(direction * t) for t in np.interp(inner, mass, along)] + [float(b)]
             marks.append(len(times) - 1)
         return cls(tuple(times), tuple(marks))
 

@@ -22,7 +22,10 @@ class ErrorReport:
     """Error of the artefact against the reference over the certification inputs.
 
     ``bound`` is the value that at least ``coverage`` of inputs stay below with ``confidence``; it
-    is None when ``samples`` inputs are too few to give one.
+    is None when ``samples`` inputs are too few to give one. By the metric ``agreement`` it is the
+    share of inputs that change their class at the most, and ``max`` and ``median`` are of the part
+    of its decision margin that an input used up, 1 where its class changed. ``violations`` counts
+    the inputs beyond the tolerance, those whose class changed.
     """
 
     bound: float | None
@@ -31,15 +34,18 @@ class ErrorReport:
     coverage: float
     confidence: float
     samples: int
+    violations: int = 0
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Everything a reader of the artefact needs to trust it. Fields are added, never renamed.
 
-    ``error`` is artefact against reference; ``discretisation_error`` is the plan run in PyTorch
-    against the reference and ``export_error`` the artefact against the plan run in PyTorch, both
-    the largest over the certification inputs. ``promise`` says in one sentence what is promised.
+    ``error`` is artefact against reference by ``metric``; ``discretisation_error`` is the plan run
+    in PyTorch against the reference and ``export_error`` the artefact against the plan run in
+    PyTorch, both relative errors of the outputs, the largest over the certification inputs.
+    ``tols`` are tolerances of single outputs in place of ``tol``. ``promise`` says in one sentence
+    what is promised.
     """
 
     file: str
@@ -65,6 +71,7 @@ class Manifest:
     warnings: tuple[str, ...] = ()
     bytes: int | None = None
     sha256: str | None = None
+    tols: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,13 +11,14 @@ import numpy as np
 from odedeploy.errors import BadInput, Diverged
 from odedeploy.graph import Evaluator, Inputs, Outcome, Site
 from odedeploy.grid import Grid
+from odedeploy.metrics import Metric, broken, of
 from odedeploy.program import Plan, solve_plan
 from odedeploy.solvers import REFERENCE, find
+from odedeploy.spec import ExportSpec
 from odedeploy.tableau import Method
-from odedeploy.tolerance import floor_of, worst_error
 
 SHARE = 0.02
-"""Part of the tolerance that the reference's own error may take."""
+"""Part of the metric's limit that the reference's own error may take."""
 
 METHODS = ("dopri5", "ab3_midpoint", REFERENCE)
 """Tried on a few inputs; the cheapest is used. Kinks in a field, such as those of ReLU, limit every
@@ -45,36 +46,39 @@ class Reference:
     """What the model should have answered.
 
     ``outcome`` holds all inputs in float64, and of the states those whose first axis is the batch.
-    ``self_check`` is the largest error of any input
-    between its last two resolutions. ``method`` is the solver, ``"kept"`` when every solve is a
-    fixed-step call, and ``evaluations`` the most that the model's solves took together.
+    ``self_check`` is the largest error of any input, by the metric it was solved for, between its
+    last two resolutions. ``metric`` is what errors are taken by. ``method`` is the solver,
+    ``"kept"`` when every solve is a fixed-step call, and ``evaluations`` the most that the model's
+    solves took together.
     """
 
     outcome: Outcome
     self_check: float
     method: str
     evaluations: int
+    metric: Metric
 
     @cached_property
-    def floors(self) -> dict[str, float]:
-        """Least denominators of the relative error, by output, over all inputs."""
-        return _floors(self.outcome)
+    def floors(self) -> Mapping[str, float]:
+        """Least denominators of the metric's relative errors, by name, over all inputs."""
+        return self.metric.floors(self.outcome)
 
-    def errors(self, outputs: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """Error of every input, shape (n,), of ``outputs`` computed on ``rows`` of the inputs."""
-        truth = {name: array[rows] for name, array in self.outcome.outputs.items()}
-        return worst_error(outputs, truth, self.floors)
+    def errors(self, found: Outcome, rows: np.ndarray) -> np.ndarray:
+        """Error of every input, shape (n,), of what was ``found`` on ``rows`` of the inputs."""
+        return self.metric.errors(found, _rows(self.outcome, rows), self.floors)
 
 
 def solve(
     evaluator: Evaluator,
     sites: Sequence[Site],
     inputs: Inputs,
-    tol: float,
+    metric: Metric | float,
     progress: Progress = silent,
     static: frozenset[str] = frozenset(),
 ) -> Reference:
-    """Solve every input in float64 until two resolutions agree to ``SHARE`` of ``tol``.
+    """Solve every input in float64 until two resolutions agree to ``SHARE`` of the metric's limit.
+
+    A number stands for the relative error of the outputs with that tolerance.
 
     A resolution splits every step of a coarse grid through a site's output times into equal parts;
     the next one has twice as many. ``PILOT`` inputs are solved at ever finer resolutions until each
@@ -89,64 +93,64 @@ def solve(
     evaluations do not resolve it or an output's first axis is not the batch.
     """
     n = batch_size(inputs, static)
-    run = _Runs(evaluator, sites, inputs, static, progress)
+    judged = metric if isinstance(metric, Metric) else of(ExportSpec(tol=metric))
+    run = _Runs(evaluator, sites, inputs, static, progress, judged)
     if all(site.kept is not None for site in sites):
         return _kept(run, n)
-    method, resolution = _pilot(run, n, SHARE * tol, tol)
-    return _settle(run, n, method, resolution, SHARE * tol, tol)
+    method, resolution = _pilot(run, n)
+    return _settle(run, n, method, resolution)
 
 
 def _kept(run: _Runs, n: int) -> Reference:
     plan = Plan(tuple(site.kept for site in run.sites if site.kept is not None))
     outcome = run(plan, np.arange(n))
-    broken = _broken(outcome)
-    if broken.any():
-        raise Diverged(_divergence(broken.nonzero()[0], n, plan.evaluations))
-    return Reference(outcome, 0.0, "kept", plan.evaluations)
+    lost = broken(outcome.outputs)
+    if lost.any():
+        raise Diverged(_divergence(lost.nonzero()[0], n, plan.evaluations))
+    run.metric.errors(outcome, outcome, run.metric.floors(outcome))
+    return Reference(outcome, 0.0, "kept", plan.evaluations, run.metric)
 
 
-def _pilot(run: _Runs, n: int, allowed: float, tol: float) -> tuple[Method, int]:
+def _pilot(run: _Runs, n: int) -> tuple[Method, int]:
     """The method and first resolution that solve all inputs at the least cost, judged by a few."""
     rows = np.unique(np.linspace(0, n - 1, min(n, PILOT)).astype(int))
     attempts, starts, limit = [], list[tuple[float, int, Method]](), BUDGET
     for method in map(find, METHODS):
         attempt = _Attempt(method)
         attempts.append(attempt)
-        if attempt.climb(run, rows, allowed, limit):
+        if attempt.climb(run, rows, limit):
             starts += [(*start, method) for start in attempt.starts()]
             limit = min(limit, attempt.evaluations[-1])
     if not starts:
-        raise min(attempts, key=lambda attempt: attempt.difference).error(n, tol)
+        raise min(attempts, key=lambda attempt: attempt.difference).error(n, run.metric.limit)
     _, resolution, method = min(starts, key=lambda start: start[0])
     return method, resolution
 
 
-def _settle(
-    run: _Runs, n: int, method: Method, resolution: int, allowed: float, tol: float
-) -> Reference:
+def _settle(run: _Runs, n: int, method: Method, resolution: int) -> Reference:
     """Solve every input, those that do not agree at ever finer resolutions."""
     pending = np.arange(n)
     first, second = run.plan(method, resolution // 2), run.plan(method, resolution)
     run.expected = run.done + n * (first.evaluations + second.evaluations)
     before = run(first, pending)
     settled: Outcome | None = None
-    floors: dict[str, float] = {}
+    floors: Mapping[str, float] | None = None
     self_check = 0.0
     while True:
         plan = run.plan(method, resolution)
         outcome = run(plan, pending)
-        floors = floors or _floors(outcome)
-        difference = _difference(before, outcome, floors)
+        floors = run.metric.floors(outcome) if floors is None else floors
+        difference = run.metric.resolved(before, outcome, floors)
         settled = _merged(settled, outcome, pending)
-        agrees = difference <= allowed
+        agrees = difference <= run.allowed
         self_check = max(self_check, float(np.max(difference[agrees], initial=0.0)))
         if agrees.all():
-            return Reference(settled, self_check, method.name, plan.evaluations)
+            return Reference(settled, self_check, method.name, plan.evaluations, run.metric)
         resolution *= 2
         if not run.affordable(method, resolution, BUDGET):
             attempt = _Attempt(method)
             attempt.note(outcome, difference, pending, plan.evaluations)
-            raise attempt.error(n, tol)
+            raise attempt.error(n, run.metric.limit)
         before, pending = _rows(outcome, ~agrees), pending[~agrees]
 
 
@@ -160,9 +164,11 @@ class _Runs:
         inputs: Inputs,
         static: frozenset[str],
         progress: Progress,
+        metric: Metric,
     ) -> None:
         self.evaluator, self.sites, self.inputs = evaluator, sites, inputs
-        self.static, self.progress = static, progress
+        self.static, self.progress, self.metric = static, progress, metric
+        self.allowed = SHARE * metric.limit
         self.done = self.expected = 0
 
     def __call__(self, plan: Plan, rows: np.ndarray) -> Outcome:
@@ -214,22 +220,26 @@ class _Attempt:
         self.difference = np.inf
         self.broken = np.empty(0, dtype=int)
 
-    def climb(self, run: _Runs, rows: np.ndarray, allowed: float, limit: int) -> bool:
+    def climb(self, run: _Runs, rows: np.ndarray, limit: int) -> bool:
         """Whether all ``rows`` are resolved within ``limit`` evaluations of one solve.
 
         Gives up when four doublings leave an input outside the finite numbers: an explicit method
         that overflows for so long on a merely stiff field is unstable over the whole budget.
         """
-        active, agreed, before = rows, np.zeros(len(rows), dtype=bool), None
-        floors: dict[str, float] = {}
+        active, agreed = rows, np.zeros(len(rows), dtype=bool)
+        before: Outcome | None = None
+        floors: Mapping[str, float] = {}
         resolution = overflows = 1
         while overflows <= 5 and run.affordable(self.method, resolution, limit):
             plan = run.plan(self.method, resolution)
             outcome = run(plan, active)
-            floors = _floors(outcome) if len(active) == len(rows) else floors
-            difference = _difference(before, outcome, floors)
+            if len(active) == len(rows):
+                floors = run.metric.floors(outcome)
+            difference = np.full(len(active), np.inf)
+            if before is not None:
+                difference = run.metric.resolved(before, outcome, floors)
             self.note(outcome, difference, active, plan.evaluations)
-            agrees = difference <= allowed
+            agrees = difference <= run.allowed
             open_ = ~(agreed & agrees)
             active, agreed, before = active[open_], agrees[open_], _rows(outcome, open_)
             if resolution > 1:
@@ -263,7 +273,7 @@ class _Attempt:
         """Remember what was reached last."""
         self.difference = float(difference.max())
         self.evaluations.append(evaluations)
-        self.broken = rows[_broken(outcome)]
+        self.broken = rows[broken(outcome.outputs)]
 
     def error(self, n: int, tol: float) -> BadInput:
         if self.broken.size:
@@ -307,28 +317,6 @@ def _refined(times: Sequence[float], resolution: int) -> Grid:
     for a, b in zip(coarse.times, coarse.times[1:], strict=False):
         fine += [a + (b - a) * k / resolution for k in range(1, resolution)] + [b]
     return Grid(tuple(fine), tuple(i * resolution for i in coarse.outputs))
-
-
-def _floors(outcome: Outcome) -> dict[str, float]:
-    with np.errstate(over="ignore"):
-        return {name: floor_of(array) for name, array in outcome.outputs.items()}
-
-
-def _difference(coarse: Outcome | None, fine: Outcome, floors: dict[str, float]) -> np.ndarray:
-    """Error of every input between two resolutions, shape (n,); infinite without a coarse one."""
-    if coarse is None:
-        return np.full(len(_broken(fine)), np.inf)
-    with np.errstate(over="ignore"):
-        return worst_error(coarse.outputs, fine.outputs, floors)
-
-
-def _broken(outcome: Outcome) -> np.ndarray:
-    """Which inputs have an output that is not finite, shape (n,)."""
-    finite = [
-        np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in outcome.outputs.values()
-    ]
-    broken: np.ndarray = ~np.all(finite, axis=0)
-    return broken
 
 
 def _divergence(rows: np.ndarray, n: int, evaluations: int) -> str:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from odedeploy.errors import BadInput, UnknownName
 
 FORMS = ("unrolled",)
 PRECISIONS = ("fp32",)
-METRICS = ("output",)
+METRICS = ("output", "state", "agreement")
+"""Beside these a metric is a person's own function, ``module:function``."""
+COVERAGE = 0.99
 NOISE = ("fixed", "input")
+RUNGS = ("auto", "classical", "learned")
+"""What a search may try, beside the name of a single solver."""
 
 
 @dataclass(frozen=True)
 class ExportSpec:
     """One export: the tolerance, how it is promised, and the shape of the artefact.
 
-    ``tol`` bounds the relative error of an input, ``coverage`` is the share of inputs for which it
-    holds and ``confidence`` how sure that is. ``solver`` is ``"auto"`` or a catalogue name and
-    ``nfe`` fixes the number of evaluations; both together leave nothing to search. ``samples``
-    caps how many of the given inputs are used. ``replan`` treats fixed-step calls as ODEs.
-    ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``.
-    ``best_effort`` writes the artefact even when the tolerance is missed.
+    ``tol`` bounds the error of an input by ``metric``, ``coverage`` is the share of inputs for
+    which it holds and ``confidence`` how sure that is; by ``"agreement"`` it bounds the share of
+    inputs that change their class, and ``coverage`` does not apply. ``tols`` are tolerances of
+    single outputs (or states), by name, in place of ``tol``. ``solver`` is a catalogue name,
+    ``"classical"`` for the whole catalogue, ``"learned"``, or ``"auto"`` for all of that and
+    non-uniform grids; ``nfe`` fixes the number of evaluations. ``budget`` bounds the seconds of
+    the search. ``samples`` caps how many of the given inputs are used. ``replan`` treats
+    fixed-step calls as ODEs. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or
+    ``"input"``. ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.
     """
@@ -35,29 +43,53 @@ class ExportSpec:
     solver: str = "auto"
     nfe: int | None = None
     metric: str = "output"
-    coverage: float = 0.99
+    coverage: float = COVERAGE
     confidence: float = 0.95
     samples: int | None = None
     seed: int = 0
     replan: bool = False
     noise: str | None = None
     best_effort: bool = False
+    tols: Mapping[str, float] = field(default_factory=dict)
+    budget: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.tol) and self.tol > 0):
-            raise BadInput(f"--tol must be a positive number, got {self.tol}; try 1e-2.")
+        for tol in (self.tol, *self.tols.values()):
+            if not (math.isfinite(tol) and tol > 0):
+                raise BadInput(f"--tol must be a positive number, got {tol}; try 1e-2.")
+        self._check_metric()
         for share, name in ((self.coverage, "coverage"), (self.confidence, "confidence")):
             if not 0 < share < 1:
                 raise BadInput(f"--{name} must lie between 0 and 1, got {share}; try 0.95.")
         if self.nfe is not None and self.nfe < 1:
             raise BadInput(f"--nfe must be at least 1, got {self.nfe}.")
+        if self.budget is not None and not self.budget > 0:
+            raise BadInput(f"--budget is in seconds and must be positive, got {self.budget}.")
         if self.samples is not None and self.samples < 3:
             raise BadInput(f"--samples must be at least 3, one a split, got {self.samples}.")
         for kind, value, known in (
             ("form", self.form, FORMS),
             ("precision", self.precision, PRECISIONS),
-            ("metric", self.metric, METRICS),
             ("noise", self.noise, NOISE),
         ):
             if value is not None and value not in known:
                 raise UnknownName(kind, value, known)
+
+    def _check_metric(self) -> None:
+        if ":" not in self.metric and self.metric not in METRICS:
+            raise UnknownName("metric", self.metric, [*METRICS, "module:function"])
+        if self.tols and self.metric not in ("output", "state"):
+            raise BadInput(
+                f"--metric {self.metric} has one tolerance for all outputs, and {list(self.tols)} "
+                "got their own; give --tol once."
+            )
+        if self.metric == "agreement" and self.tol >= 1:
+            raise BadInput(
+                "--tol is the share of inputs that may change their class, below 1, got "
+                f"{self.tol:g}; try 0.001."
+            )
+        if self.metric == "agreement" and self.coverage != COVERAGE:
+            raise BadInput(
+                f"--coverage {self.coverage:g} does not apply to --metric agreement, whose "
+                "tolerance is itself a share of the inputs; drop it."
+            )

@@ -74,11 +74,13 @@ def worst_error(
     outputs: Mapping[str, np.ndarray],
     reference: Mapping[str, np.ndarray],
     floors: Mapping[str, float] | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> np.ndarray:
     """The largest ``relative_error`` of every input over the named outputs, shape (batch,).
 
     ``floors`` by output default to ``floor_of`` the reference; give them when ``reference`` is
-    one part of a larger batch, so that an input's error does not depend on its companions.
+    one part of a larger batch, so that an input's error does not depend on its companions. The
+    errors of the outputs in ``scales`` are multiplied by their factor.
 
     Raises BadInput when names, shapes or batch sizes differ or there are no outputs.
     """
@@ -88,7 +90,8 @@ def worst_error(
             "give the same names, at least one."
         )
     errors = [
-        relative_error(outputs[name], ref, floor_of(ref) if floors is None else floors[name])
+        (scales or {}).get(name, 1.0)
+        * relative_error(outputs[name], ref, floor_of(ref) if floors is None else floors[name])
         for name, ref in reference.items()
     ]
     if len({len(error) for error in errors}) > 1:

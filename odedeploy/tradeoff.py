@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from odedeploy import formats, profiling
+from odedeploy import formats, metrics, profiling
 from odedeploy.delivery import Planned, Progress, captured, deliver
 from odedeploy.errors import BadInput, FellShort
 from odedeploy.frontends import live
@@ -17,6 +17,7 @@ from odedeploy.frontends.loading import Loaded
 from odedeploy.graph import Inputs, OdeGraph
 from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.profiling import Baseline, Entry, Percentiles, Profile, Query, Row
+from odedeploy.reference import Reference
 from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import batch_symbol, read_golden, read_manifest
 from odedeploy.search import Splits, search, split
@@ -89,9 +90,9 @@ def _add_model(
 ) -> None:
     graph = captured(model, specs[0], progress)
     evaluator = live(graph)
-    splits = split(model.inputs, specs[0], model.static)
+    splits = split(model.inputs, specs[-1], model.static)
     reference = solve_reference(
-        evaluator, graph.sites, splits.inputs, specs[-1].tol, progress, splits.static
+        evaluator, graph.sites, splits.inputs, metrics.of(specs[-1]), progress, splits.static
     )
     for target in targets:
         for spec in specs:
@@ -113,21 +114,21 @@ def _add_model(
             queries = _queries(splits.certify.inputs, splits.static, target.batch)
             work.entries.append(Entry.of(model.name, path, manifest, target, queries))
     if work.baseline is None:
-        work.baseline = _baseline(model, graph, splits, reference.errors)
+        work.baseline = _baseline(model, graph, splits, reference)
 
 
 def _baseline(
     model: Loaded,
     graph: OdeGraph,
     splits: Splits,
-    errors: Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray],
+    reference: Reference,
 ) -> Baseline:
     """The model as its author wrote it, one input at a time."""
     certify = splits.certify
     rows = min(BASELINE_INPUTS, len(certify))
     inputs = {n: a if n in splits.static else a[:rows] for n, a in certify.inputs.items()}
-    outputs, evaluations = live(graph).as_written(inputs)
-    found = errors(outputs, certify.rows[:rows])
+    outcome, evaluations = live(graph).as_written(inputs)
+    found = reference.errors(outcome, certify.rows[:rows])
     report = ErrorReport(None, float(found.max()), float(np.median(found)), 1.0, 0.0, rows)
     return Baseline(
         model=model.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from odedeploy.tolerance import Tolerance, floor_of, relative_error, worst_error
 ROWS = 128
 """Inputs run at a time."""
 
+Errors = Callable[[Arrays], np.ndarray]
+"""Outputs → the error of every input, shape (batch,)."""
+
 OTHER_BATCH = 3
 """A batch size between one and ``ROWS`` at which answers are compared."""
 
@@ -29,7 +32,8 @@ class Verification:
     ``failures`` are sentences in the order names, dtypes, shapes, dynamic axes, values.
     Errors are relative, one per input, shape (batch,), inf where an output could not be compared:
     ``discretisation_error`` of the plan run in PyTorch against the reference, ``export_error`` of
-    the artefact against the plan run in PyTorch, ``error`` of the artefact against the reference.
+    the artefact against the plan run in PyTorch, ``error`` of the artefact against the reference,
+    by the metric that was given.
     """
 
     failures: tuple[str, ...]
@@ -73,6 +77,7 @@ def verify(
     expected_outputs: Sequence[TensorSpec],
     tol: float,
     export_tol: float = Tolerance.FLOAT32,
+    metric: Errors | None = None,
 ) -> Verification:
     """Run the artefact on ``inputs`` and compare it with the model that it was made from.
 
@@ -83,7 +88,8 @@ def verify(
     depends on the size of its batch or on the other inputs in it, where it differs from the plan
     in PyTorch by more than ``export_tol``, and where its runtime refuses the inputs or fails on
     them. ``tol`` is the tolerance of the solve, for which the plan is certified; here it is only
-    named beside a failure.
+    named beside a failure. ``metric`` gives the errors of the artefact's outputs against the
+    reference, the relative error unless another is given.
 
     Raises BadInput when the two sets of outputs cannot be compared with each other.
     """
@@ -111,7 +117,7 @@ def verify(
         tuple(failures),
         discretisation,
         worst_error(found, torch_outputs),
-        worst_error(found, reference_outputs),
+        worst_error(found, reference_outputs) if metric is None else metric(found),
     )
 
 

@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import odedeploy
-from odedeploy import formats, lowering, models, passes, solvers, spec, targets
+from odedeploy import formats, lowering, metrics, models, passes, solvers, spec, targets
 from odedeploy.cli import app
 from odedeploy.frontends import interception
 
@@ -150,10 +150,17 @@ def test_forms_resolve() -> None:
         assert callable(getattr(import_module(module), function))
 
 
+def test_metrics_resolve() -> None:
+    assert sorted(spec.METRICS) == sorted(metrics.METRICS)
+    for name in spec.METRICS:
+        assert metrics.of(spec.ExportSpec(tol=0.1, metric=name)).name == name
+
+
 FAMILIES = {
     "formats": {address.partition(":")[0] for address in formats.FORMATS.values()},
     "targets": {address.partition(":")[0] for address in targets.TARGETS.values()},
     "passes": {one.__name__ for one in passes.PASSES},
+    "metrics": {*metrics.METRICS.values(), metrics.CUSTOM},
     "adapters": set(interception.ADAPTERS.values()),
 }
 """Families whose members do not import each other, with the modules of their tables."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -56,7 +57,7 @@ class TorchEvaluator:
         """
         if precision not in ("float32", "float64"):
             raise BadInput(f"Plans run in float32 or float64, not {precision!r}.")
-        parts = [self._run(plan, part, precision) for part in self._parts(inputs)]
+        parts = [self._run(plan, part, precision) for part in self.parts(inputs)]
         return Outcome(*(_concatenated([part[i] for part in parts]) for i in range(2)))
 
     @contextmanager
@@ -81,43 +82,71 @@ class TorchEvaluator:
         with preserved(self.model), _computing_in("float32", self.model), torch.enable_grad():
             yield forward
 
+    @contextmanager
+    def repeated(self, inputs: Inputs) -> Iterator[Callable[[Plan], Outcome]]:
+        """Gives plan → ``run(plan, inputs, "float32")``, for many plans on the same few inputs.
+
+        What comes before the first solve is computed once, and all inputs run at once.
+        """
+        with self.differentiable(inputs) as forward:
+
+            def run(plan: Plan) -> Outcome:
+                with torch.no_grad():
+                    found = forward(plan)
+                return Outcome(*({k: y.detach().numpy() for k, y in x.items()} for x in found))
+
+            yield run
+
     def observe(self, plan: Plan, inputs: Inputs, visit: Visit) -> None:
         """Run ``plan`` in float64, showing each evaluation's field, time and states to ``visit``.
 
         ``visit`` may evaluate the field elsewhere. All inputs run at once.
         """
-        self._forward(inputs, "float64", plan_handler(plan, self.model, visit=visit))
+        self.forward(inputs, "float64", plan_handler(plan, self.model, visit=visit))
 
     def module(self, plan: Plan) -> nn.Module:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
         return _Planned(self.model, plan, tuple(self.example))
 
-    def as_written(self, inputs: Inputs) -> tuple[dict[str, np.ndarray], float]:
-        """Outputs of the model as its author wrote it, batch first, one input at a time.
+    def as_written(self, inputs: Inputs) -> tuple[Outcome, float]:
+        """Outputs and final states of the model as its author wrote it, one input at a time.
 
         The second value is the mean number of field evaluations of an input, all solves together.
         """
         count = 0
+        states: dict[str, Tensor] = {}
 
         def observe() -> None:
             nonlocal count
             count += 1
 
-        def handle(call: SolveCall) -> States:
-            return call.run(observe)
+        def handler() -> Handler:
+            sites = (f"solve{i}" for i in itertools.count())
 
-        parts = list(self._parts(inputs, 1))
-        outputs = [self._forward(part, "float32", handle) for part in parts]
-        return _concatenated(outputs), count / len(parts)
+            def handle(call: SolveCall) -> States:
+                trajectories = call.run(observe)
+                _note(states, next(sites), trajectories)
+                return trajectories
+
+            return handle
+
+        found = []
+        for part in self.parts(inputs, 1):
+            outputs = self.forward(part, "float32", handler())
+            final = {name: y.detach().numpy() for name, y in states.items()}
+            found.append(Outcome(outputs, final))
+        whole = Outcome(*(_concatenated([part[i] for part in found]) for i in range(2)))
+        return whole, count / len(found)
 
     def _run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         states: dict[str, Tensor] = {}
-        outputs = self._forward(inputs, precision, plan_handler(plan, self.model, states))
+        outputs = self.forward(inputs, precision, plan_handler(plan, self.model, states))
         return Outcome(outputs, {name: tensor.numpy() for name, tensor in states.items()})
 
-    def _forward(
+    def forward(
         self, inputs: Inputs, precision: str, handler: Handler
     ) -> dict[str, np.ndarray]:
+        """Outputs of all inputs at once, batch first, with the solves given to ``handler``."""
         tensors = {name: _tensor(array, precision) for name, array in inputs.items()}
         with preserved(self.model), _computing_in(precision, self.model), torch.enable_grad():
             with intercept(handler):
@@ -127,7 +156,8 @@ class TorchEvaluator:
     def _batch_first(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: y.movedim(self.axes.get(name, 0), 0) for name, y in outputs.items()}
 
-    def _parts(self, inputs: Inputs, rows: int = ROWS) -> Iterator[Inputs]:
+    def parts(self, inputs: Inputs, rows: int = ROWS) -> Iterator[Inputs]:
+        """The inputs, ``rows`` at a time."""
         batched = [len(array) for name, array in inputs.items() if name not in self.static]
         for first in range(0, max(batched, default=1), rows):
             yield {
@@ -178,9 +208,7 @@ def plan_handler(
             fields = own_fields(field, chosen.constants, model)
             trajectories = solve(chosen.program, fields, call.initial)
         if states is not None:
-            single = len(trajectories) == 1
-            for i, trajectory in enumerate(trajectories):
-                states[chosen.site if single else f"{chosen.site}.{i}"] = trajectory[-1]
+            _note(states, chosen.site, trajectories)
         return trajectories
 
     return handle
@@ -192,6 +220,13 @@ def _shown(field: Field, site: str, visit: Visit) -> Field:
         return field(t, states)
 
     return evaluate
+
+
+def _note(states: dict[str, Tensor], site: str, trajectories: States) -> None:
+    """Final states under ``site``, or ``site.i`` when there are several."""
+    for i, trajectory in enumerate(trajectories):
+        name = site if len(trajectories) == 1 else f"{site}.{i}"
+        states[name] = trajectory[-1]
 
 
 def _tensor(array: np.ndarray, precision: str) -> Tensor:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from odedeploy.addresses import first_line, resolve
 from odedeploy.errors import BadInput
 from odedeploy.frontends.noise import Noisy
 from odedeploy.frontends.recording import input_names
@@ -48,22 +45,14 @@ def load_model(address: str, weights: Path | None = None) -> tuple[nn.Module, In
     Raises BadInput for an address that leads nowhere, a factory that raises, a result that is not
     a model, and weights that do not fit it.
     """
-    source, _, attribute = address.rpartition(":")
-    if not source:
-        raise BadInput(
-            f"{address!r} names no model; give path/to/file.py:callable or package.module:callable."
-        )
-    module = _from_file(Path(source)) if source.endswith(".py") else _from_package(source)
-    factory = getattr(module, attribute, None)
-    if factory is None:
-        raise BadInput(f"{source} has no {attribute!r}; name the function that builds the model.")
+    factory = resolve(address, "model", "builds the model")
     if not callable(factory):
         raise BadInput(f"{address} is a {type(factory).__name__}, not a callable that builds one.")
     try:
         built = factory()
     except Exception as error:
         raise BadInput(
-            f"{address} raised {type(error).__name__} ({_first_line(error)}); "
+            f"{address} raised {type(error).__name__} ({first_line(error)}); "
             "it must build the model without arguments."
         ) from error
     model, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
@@ -117,39 +106,10 @@ def read_inputs(path: Path) -> dict[str, np.ndarray] | tuple[np.ndarray, ...]:
     except BadInput:
         raise
     except Exception as error:
-        raise BadInput(f"{path} cannot be read ({_first_line(error)}); write it again.") from error
+        raise BadInput(f"{path} cannot be read ({first_line(error)}); write it again.") from error
     if arrays and all(name == f"arr_{i}" for i, name in enumerate(arrays)):
         return tuple(arrays.values())
     return arrays
-
-
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise BadInput(f"The model file {path} does not exist.")
-    name = f"_odedeploy_model_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise BadInput(f"{path} raised {type(error).__name__}: {_first_line(error)}.") from error
-    finally:
-        sys.path.remove(folder)
-    return module
-
-
-def _from_package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise BadInput(f"{name} cannot be imported ({_first_line(error)}).") from error
-    except Exception as error:
-        raise BadInput(f"{name} raised {type(error).__name__}: {_first_line(error)}.") from error
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
@@ -165,7 +125,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(state)
     except Exception as error:
         raise BadInput(
-            f"The weights {path} do not fit the model: {_first_line(error)}"
+            f"The weights {path} do not fit the model: {first_line(error)}"
         ) from error
 
 
@@ -180,8 +140,3 @@ def array(name: str, value: Any) -> np.ndarray:
     if numbers.dtype.kind not in "fiub":
         raise BadInput(f"The input {name!r} holds {numbers.dtype}, not numbers.")
     return numbers
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else "no message"

@@ -36,7 +36,7 @@ class Prefix:
             return
         mode = _Replay(self._results, self._complete)
         leave = _once(mode)
-        mode.__enter__()
+        mode.__enter__()  # type: ignore[no-untyped-call]
 
         def first(call: SolveCall) -> States:
             leave()
@@ -62,11 +62,11 @@ class Prefix:
         return any(tensor._version != version for tensor, version in self._versions)
 
 
-class _Replay(TorchDispatchMode):
+class _Replay(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the result of every operator, or gives back what was noted."""
 
     def __init__(self, results: list[tuple[Any, Any]], replaying: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._results, self._replaying = results, replaying
         self._place = 0
         self.faithful = True
@@ -92,6 +92,6 @@ def _once(mode: TorchDispatchMode) -> Callable[[], None]:
 
     def leave() -> None:
         if entered:
-            entered.pop().__exit__(None, None, None)
+            entered.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     return leave

@@ -4,6 +4,10 @@ from odedeploy.program.build import build as build
 from odedeploy.program.build import solve_plan as solve_plan
 from odedeploy.program.build import write as write
 from odedeploy.program.constants import Constants as Constants
+from odedeploy.program.dense import Dense as Dense
+from odedeploy.program.dense import contract as contract
+from odedeploy.program.dense import expand as expand
+from odedeploy.program.dense import written_out as written_out
 from odedeploy.program.instructions import Combine as Combine
 from odedeploy.program.instructions import Evaluate as Evaluate
 from odedeploy.program.instructions import Instruction as Instruction

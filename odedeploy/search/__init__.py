@@ -5,6 +5,7 @@ from odedeploy.search.certificate import bound as bound
 from odedeploy.search.certificate import judge as judge
 from odedeploy.search.certificate import minimum_samples as minimum_samples
 from odedeploy.search.certificate import promise as promise
+from odedeploy.search.certificate import shortfall as shortfall
 from odedeploy.search.measure import Candidate as Candidate
 from odedeploy.search.planning import Search as Search
 from odedeploy.search.planning import Tested as Tested

@@ -6,6 +6,9 @@ distribution (Wilks 1941; David and Nagaraja 2003, section 7.1). Testing several
 fixed beforehand and stopping at the first failure keeps the same confidence for the last one that
 passed, without any correction (Angelopoulos et al. 2021, "Learn then Test", fixed-sequence
 testing).
+
+A bound on the share of inputs in violation is the same statement read the other way: at most
+``allowed_violations`` of n is the same as a Clopper–Pearson upper bound of at most 1 − coverage.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from functools import cache
 
 import numpy as np
 from scipy import stats
+
+from odedeploy.metrics import Metric
 
 
 @cache
@@ -64,24 +69,54 @@ def clopper_pearson(violations: int, n: int, confidence: float) -> tuple[float, 
     return float(low), float(high)
 
 
-def promise(tol: float, samples: int, coverage: float, confidence: float) -> str:
+def highest_rate(violations: int, n: int, confidence: float) -> float:
+    """The largest share of inputs in violation, with ``confidence``, when ``violations`` of n are.
+
+    Clopper and Pearson's exact one-sided bound; 1 − ``achievable`` when there are none.
+    """
+    if violations >= n:
+        return 1.0
+    return float(stats.beta.ppf(confidence, violations + 1, n - violations))
+
+
+def promise(metric: Metric, samples: int, confidence: float) -> str:
     """One sentence: what a passed certificate over ``samples`` inputs promises.
 
-    With too few inputs for ``coverage`` and ``confidence`` it says how many are needed and what is
-    promised instead.
+    With too few inputs for the metric's coverage and ``confidence`` it says how many are needed and
+    what is promised instead.
     """
-    needed = minimum_samples(coverage, confidence)
+    needed = minimum_samples(metric.coverage, confidence)
+    least = metric.coverage if samples >= needed else achievable(samples, confidence)
+    share = (
+        f"at most {_percent(1 - least, up=True)} of inputs like the calibration inputs "
+        f"{metric.misses}"
+        if metric.counts
+        else f"at least {_percent(least)} of inputs like the calibration inputs {metric.keeps}"
+    )
     if samples >= needed:
         return (
-            f"With {_percent(confidence)} confidence at least {_percent(coverage)} of inputs like "
-            f"the calibration inputs have an error of at most {tol:g} "
-            f"({samples} certification inputs)."
+            f"With {_percent(confidence)} confidence {share} ({samples} certification inputs)."
         )
+    asked = 1 - metric.coverage if metric.counts else metric.coverage
     return (
         f"Only {samples} certification inputs, where {needed} are needed to promise "
-        f"{_percent(coverage)} of inputs: promised instead, with {_percent(confidence)} "
-        f"confidence, is an error of at most {tol:g} for at least "
-        f"{_percent(achievable(samples, confidence))} of inputs like the calibration inputs."
+        f"{_percent(asked, up=metric.counts)} of inputs: promised instead, with "
+        f"{_percent(confidence)} confidence, is that {share}."
+    )
+
+
+def shortfall(metric: Metric, certificate: Certificate) -> str:
+    """What a certificate that was not passed reaches: ``reaches an error of …, above …``."""
+    if not metric.counts:
+        return (
+            f"reaches an error of {certificate.bound:.3g} on the certification inputs, above "
+            f"{certificate.limit:g}, which is the tolerance {metric.limit:g} less the share of the "
+            "reference"
+        )
+    return (
+        f"makes {certificate.violations} of {certificate.samples} certification inputs "
+        f"{metric.misses}, which may be {_percent(certificate.rate, up=True)} of all inputs, above "
+        f"{_percent(1 - certificate.coverage, up=True)}"
     )
 
 
@@ -91,8 +126,9 @@ class Certificate:
 
     ``bound`` is the value that at least ``coverage`` of inputs stay below with ``confidence``;
     with too few inputs for the coverage that was asked, ``coverage`` is the achievable one and
-    ``bound`` the largest error. ``violations`` counts the inputs above the tolerance and ``passed``
-    says that ``bound`` does not exceed it.
+    ``bound`` the largest error. ``violations`` counts the inputs above ``limit``, ``rate`` is
+    their share of all inputs at the most, with ``confidence``, and ``passed`` says that ``bound``
+    does not exceed the limit.
     """
 
     bound: float
@@ -101,7 +137,9 @@ class Certificate:
     coverage: float
     confidence: float
     samples: int
+    limit: float
     violations: int
+    rate: float
     passed: bool
 
 
@@ -111,6 +149,7 @@ def judge(errors: np.ndarray, tol: float, coverage: float, confidence: float) ->
     value = bound(errors, coverage, confidence)
     if value is None:
         value, coverage = float(errors.max()), achievable(len(errors), confidence)
+    violations = int(np.sum(errors > tol))
     return Certificate(
         bound=value,
         max=float(errors.max()),
@@ -118,7 +157,9 @@ def judge(errors: np.ndarray, tol: float, coverage: float, confidence: float) ->
         coverage=coverage,
         confidence=confidence,
         samples=len(errors),
-        violations=int(np.sum(errors > tol)),
+        limit=tol,
+        violations=violations,
+        rate=highest_rate(violations, len(errors), confidence),
         passed=value <= tol,
     )
 
@@ -127,6 +168,9 @@ def _worst(errors: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(errors), np.inf, errors)
 
 
-def _percent(share: float) -> str:
-    """Rounded down, so that a promise is never overstated."""
-    return f"{math.floor(share * 1e4 + 1e-6) / 100:g} %"
+def _percent(share: float, up: bool = False) -> str:
+    """Rounded so that a promise is never overstated: down, or ``up`` to three digits or so."""
+    if not up:
+        return f"{math.floor(share * 1e4 + 1e-6) / 100:g} %"
+    unit = 10.0 ** (math.floor(math.log10(share)) - 2)
+    return f"{math.ceil(share / unit - 1e-6) * unit * 100:.6g} %"

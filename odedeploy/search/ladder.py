@@ -8,13 +8,14 @@ between the last two totals every remaining method is then walked down in small 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from odedeploy.program import Plan
 from odedeploy.reference import Progress
 from odedeploy.search.layout import Layout
+from odedeploy.search.study import Rung
 from odedeploy.tableau import Method
 
 Errors = Callable[[Plan], float]
@@ -29,19 +30,8 @@ SLACK = 1.5
 RESOLUTION = 16
 """Steps between a total and its double; up to this many evaluations every total is tried."""
 
-
 LEVELS = 4
 """Fewest costs at which plans that keep the target are measured on all inputs, if there are any."""
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One plan on the ladder and its error on the screening inputs."""
-
-    solver: str
-    plan: Plan
-    evaluations: int
-    error: float
 
 
 class Ladder:
@@ -107,6 +97,26 @@ class Ladder:
         self.layout, self._next = replace(self.layout, weights=weights), 0
         self.climb()
 
+    def exactly(self, total: int) -> list[Rung]:
+        """Every method at exactly ``total`` evaluations, those that have such a plan."""
+        plans = ((method, self._exact(method, total)) for method in self.methods)
+        found = [self._note(method, plan) for method, plan in plans if plan]
+        return list({id(rung.plan): rung for rung in found}.values())
+
+    def nearest(self, total: int) -> list[int]:
+        """The possible numbers of evaluations that are closest to ``total``."""
+        distance = 1
+        while True:
+            near = (total - distance, total + distance)
+            found = [n for n in near if any(self._exact(m, n) for m in self.methods)]
+            if found:
+                return found
+            distance += 1
+
+    def _exact(self, method: Method, total: int) -> Plan | None:
+        plan = self.layout.plan(method, total, budget=max(1, total))
+        return plan if plan and plan.evaluations == total else None
+
     def higher(self, count: int = 2) -> list[Rung]:
         """Measure the ``count`` best methods at the next total; empty above the budget."""
         if self._next >= len(self._totals):
@@ -166,8 +176,9 @@ class Ladder:
 
     def _measure(self, method: Method, total: int) -> Rung | None:
         plan = self.layout.plan(method, total)
-        if plan is None:
-            return None
+        return None if plan is None else self._note(method, plan)
+
+    def _note(self, method: Method, plan: Plan) -> Rung:
         key = tuple(solve.program for solve in plan.solves)
         if key not in self._measured:
             self._measured[key] = Rung(method.name, plan, plan.evaluations, self._error(plan))

@@ -19,7 +19,8 @@ class Candidate:
     """A plan and its error on the inputs that rank plans.
 
     ``fit_error`` and ``validate_error`` are the coverage quantile of the error per input, ``worst``
-    its maximum over both splits.
+    its maximum over both splits. ``kind`` is how the plan was found: ``"classical"``, ``"grid"``
+    or ``"learned"``. ``cost`` is what one input costs by the measure of the search, or None.
     """
 
     plan: Plan
@@ -28,11 +29,18 @@ class Candidate:
     fit_error: float
     validate_error: float
     worst: float
+    kind: str = "classical"
+    cost: float | None = None
 
     @property
     def error(self) -> float:
         """The worse of the two splits; what plans are ranked by."""
         return max(self.fit_error, self.validate_error)
+
+    @property
+    def price(self) -> float:
+        """What plans are ordered by: the measured cost, or the number of evaluations."""
+        return self.evaluations if self.cost is None else self.cost
 
 
 def quantile(errors: np.ndarray, coverage: float) -> float:
@@ -42,10 +50,10 @@ def quantile(errors: np.ndarray, coverage: float) -> float:
 
 
 def errors_of(evaluator: Evaluator, plan: Plan, split: Split, reference: Reference) -> np.ndarray:
-    """Error of ``plan`` in float32 on every input of ``split``, shape (n,); infinite where the
-    solve leaves the finite numbers. ``reference`` holds all inputs in use.
+    """Error of ``plan`` in float32 on every input of ``split``, shape (n,), by the metric of
+    ``reference``, which holds all inputs in use; infinite where it leaves the finite numbers.
     """
-    return reference.errors(evaluator.run(plan, split.inputs, "float32").outputs, split.rows)
+    return reference.errors(evaluator.run(plan, split.inputs, "float32"), split.rows)
 
 
 def rank(

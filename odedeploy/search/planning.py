@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from odedeploy.errors import BadInput
 from odedeploy.graph import Evaluator, Site
 from odedeploy.program import Plan
-from odedeploy.reference import SHARE, Progress, Reference, silent, take
-from odedeploy.search.certificate import Certificate, promise
-from odedeploy.search.ladder import Ladder, Rung, shortlist
+from odedeploy.reference import Progress, Reference, silent
+from odedeploy.search.certificate import Certificate, promise, shortfall
+from odedeploy.search.ladder import Ladder, shortlist
 from odedeploy.search.layout import Layout
-from odedeploy.search.measure import Candidate, certify, errors_of, quantile, rank
-from odedeploy.search.splits import Fit, Splits
+from odedeploy.search.measure import Candidate, certify
+from odedeploy.search.splits import Splits
+from odedeploy.search.study import CLASSICAL, OutOfTime, Rung, Study
 from odedeploy.solvers import LADDER, find
-from odedeploy.spec import ExportSpec
-from odedeploy.tableau import Method
-from odedeploy.tolerance import worst_error
+from odedeploy.spec import RUNGS, ExportSpec
 
-SCREEN = 64
-"""Inputs of fit on which the ladder is climbed."""
+if TYPE_CHECKING:
+    from odedeploy.frontends.evaluation import TorchEvaluator
+    from odedeploy.search.improvement import Improvement
 
 SAFE = 0.5
 """Share of the target below which the first plan to be tested keeps all errors."""
 
+ROOM = 0.8
+"""Share of the target below which a classical plan that a fitted one beats is tested all the
+same, before it."""
+
 SEQUENCE = 8
-"""Most plans that are put to the test of certification."""
+"""Most plans that are put to the test of certification, beside one such classical plan."""
+
+FEWEST = 2
+"""Evaluations below which nothing is left to fit."""
+
+ALLOWANCE = 120.0
+"""Seconds for fitted plans when the request sets no budget."""
+
+OVERFIT = 3.0
+"""Largest ratio of the worst error in certification to that in ranking for a fitted plan."""
+
+Costs = Callable[[Sequence[Plan]], Sequence[float]]
+"""What one input costs under each of several plans, measured in turns, in any one unit."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,17 @@ class Tested:
 
     candidate: Candidate
     certificate: Certificate
+
+    @property
+    def passed(self) -> bool:
+        """Whether the certificate is passed, and a fitted plan does not do much worse than on the
+        inputs that chose it.
+        """
+        worst = max(self.candidate.worst, 0.01 * self.certificate.limit)
+        fitted = self.candidate.kind != CLASSICAL
+        return self.certificate.passed and not (
+            fitted and self.certificate.max > OVERFIT * worst
+        )
 
 
 @dataclass(frozen=True)
@@ -76,22 +106,31 @@ def search(
     splits: Splits,
     reference: Reference,
     progress: Progress = silent,
+    costs: Costs | None = None,
 ) -> Search:
-    """The cheapest plan whose error is certified to keep ``spec.tol``.
+    """The cheapest plan whose error is certified to keep ``spec.tol`` by ``spec.metric``.
 
     ``reference`` is the solve of ``splits.inputs``. Plans are found on a part of fit, ranked on
     fit and validate, and tested on certify in the order fixed by the ranking, from the safest to
     the cheapest, stopping at the first failure; the last that passed is chosen. The error must
-    keep 1 − ``SHARE`` of the tolerance, the rest being the reference's own. With too few
+    keep 1 − ``SHARE`` of the metric's limit, the rest being the reference's own. With too few
     certification inputs for the coverage asked for, the coverage they support is certified.
+
+    Below the cheapest classical plan, non-uniform grids and learned solvers are tried where the
+    evaluator can differentiate and ``spec.solver`` is ``"auto"`` or ``"learned"``. When the budget
+    is spent or the user interrupts, the search goes on to certify what it has. ``costs`` measures
+    plans on the target and decides where fitted plans are in the race; without it evaluations do.
 
     Raises UnknownName for a solver outside the catalogue, and BadInput when ``spec.nfe``
     evaluations make no whole number of steps or there is no solve to choose a solver for.
     """
-    context = _Context(evaluator, tuple(sites), spec, splits, reference, progress)
-    ranked, sequence = context.ranked()
-    tested = context.tested(sequence)
-    passed = [t.candidate for t in tested if t.certificate.passed]
+    study = Study(
+        evaluator, Layout.even(sites), spec, splits, reference, progress, _deadline(spec.budget)
+    )
+    asked = _Search(study, costs)
+    ranked, sequence = asked.ranked()
+    tested = asked.tested(sequence)
+    passed = [t.candidate for t in tested if t.passed]
     if passed:
         best = passed[-1]
     else:
@@ -99,170 +138,200 @@ def search(
     return Search(
         best,
         bool(passed),
-        context.promised(bool(passed), best, tested),
+        asked.promised(bool(passed), best, tested),
         tuple(sorted(ranked, key=lambda c: c.evaluations)),
         tuple(tested),
     )
 
 
-class _Context:
-    """One search: what is given, and its stages."""
+def _deadline(seconds: float | None) -> float:
+    return time.monotonic() + (np.inf if seconds is None else seconds)
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        sites: tuple[Site, ...],
-        spec: ExportSpec,
-        splits: Splits,
-        reference: Reference,
-        progress: Progress,
-    ) -> None:
-        self.evaluator, self.spec, self.splits = evaluator, spec, splits
-        self.reference, self.progress = reference, progress
-        self.layout = Layout.even(sites)
-        self.methods = [find(n) for n in (LADDER if spec.solver == "auto" else (spec.solver,))]
-        self.target = (1 - SHARE) * spec.tol
-        rows = np.arange(min(SCREEN, len(splits.fit)))
-        self.screen = Fit(splits.fit.rows[rows], take(splits.fit.inputs, rows, splits.static))
+
+class _Search:
+    """The stages of one search."""
+
+    def __init__(self, study: Study, costs: Costs | None) -> None:
+        self.study, self.costs = study, costs
+        solver = study.spec.solver
+        methods = [find(name) for name in (LADDER if solver in RUNGS else (solver,))]
+        self.ladder = Ladder(study.layout, methods, self._error, study.target, study.progress)
 
     def ranked(self) -> tuple[list[Candidate], list[Candidate]]:
         """All ranked plans, and those to put to the test, safest first."""
-        if not self.layout.replanned:
-            ranked = self._rank([self._kept()])
+        study, nfe = self.study, self.study.spec.nfe
+        if not study.layout.replanned:
+            ranked = study.rank([self._kept()])
             return ranked, ranked
-        if self.spec.nfe is not None:
-            ranked = self._rank(sorted(self._exact(), key=lambda rung: rung.error)[:3])
-            best = min(ranked, key=lambda candidate: candidate.error)
-            return ranked, [best]
-        ladder = Ladder(self.layout, self.methods, self._error, self.target, self.progress)
-        ladder.climb()
-        ladder.rebalance(self._drift)
-        ranked = self._rank(shortlist(ladder.rungs, self.target))
-        sequence = order(ranked, self.target)
-        while not sequence or sequence[0].worst > SAFE * self.target:
-            more = ladder.higher()
+        if nfe is not None:
+            ranked = study.rank(sorted(self._exact(nfe), key=lambda rung: rung.error)[:3])
+            return ranked, [min(ranked, key=lambda candidate: candidate.error)]
+        ranked = study.rank(self._climbed())
+        ranked += study.rank(self._improved(ranked))
+        if study.spec.solver == "learned":
+            ranked = [c for c in ranked if c.kind == "learned"] or ranked
+            return ranked, self._ordered(ranked)
+        sequence = self._ordered(ranked)
+        while not sequence or sequence[0].worst > SAFE * study.target:
+            more = self.ladder.higher()
             if not more:
                 break
-            ranked += self._rank(more)
-            sequence = order(ranked, self.target)
+            ranked += study.rank(more)
+            sequence = self._ordered(ranked)
         return ranked, sequence
 
     def tested(self, sequence: Sequence[Candidate]) -> list[Tested]:
         """Fixed-sequence testing: certificates up to and including the first failure."""
-        tested: list[Tested] = []
+        study, tested = self.study, list[Tested]()
         for done, candidate in enumerate(sequence, start=1):
             certificate = certify(
-                self.evaluator,
+                study.evaluator,
                 candidate.plan,
-                self.splits.certify,
-                self.reference,
-                self.target,
-                self.spec.coverage,
-                self.spec.confidence,
+                study.splits.certify,
+                study.reference,
+                study.target,
+                study.metric.coverage,
+                study.spec.confidence,
             )
             tested.append(Tested(candidate, certificate))
-            self.progress("certify", done, len(sequence) if certificate.passed else done)
-            if not certificate.passed:
+            study.progress("certify", done, len(sequence) if tested[-1].passed else done)
+            if not tested[-1].passed:
                 break
         return tested
 
     def promised(self, certified: bool, best: Candidate, tested: Sequence[Tested]) -> str:
+        study = self.study
         if certified:
-            spec = self.spec
-            return promise(spec.tol, len(self.splits.certify), spec.coverage, spec.confidence)
-        reached = tested[0].certificate.bound if tested else best.error
-        where = "certification" if tested else "ranking"
+            return promise(study.metric, len(study.splits.certify), study.spec.confidence)
+        if not tested:
+            reached = (
+                f"reaches an error of {best.error:.3g} on the ranking inputs, above "
+                f"{study.target:g}, which is the tolerance less the share of the reference"
+            )
+        elif tested[0].certificate.passed:
+            reached = (
+                f"has an error of {tested[0].certificate.max:.3g} on the certification inputs and "
+                f"of {best.worst:.3g} on those it was fitted to and chosen by: it is over-fitted"
+            )
+        else:
+            reached = shortfall(study.metric, tested[0].certificate)
         return (
             f"Nothing is promised: the best plan ({best.solver}, {best.evaluations} evaluations) "
-            f"reaches an error of {reached:.3g} on the {where} inputs, above {self.target:g}, "
-            f"which is the tolerance {self.spec.tol:g} less the share of the reference."
+            f"{reached}."
         )
 
-    def _rank(self, rungs: Sequence[Rung]) -> list[Candidate]:
-        candidates = []
-        for done, rung in enumerate(rungs, start=1):
-            candidates.append(
-                rank(
-                    self.evaluator,
-                    rung.plan,
-                    rung.solver,
-                    self.splits.fit,
-                    self.splits.validate,
-                    self.reference,
-                    self.spec.coverage,
-                )
+    def _climbed(self) -> list[Rung]:
+        """The classical plans worth measuring on all inputs."""
+        with self.study.screening():
+            try:
+                self.ladder.climb()
+                self.ladder.rebalance(self.study.drift)
+            except (OutOfTime, KeyboardInterrupt):
+                if not self.ladder.rungs:
+                    raise
+        return shortlist(self.ladder.rungs, self.study.target)
+
+    def _improved(self, ranked: Sequence[Candidate]) -> list[Rung]:
+        """Grids and learned solvers below the cheapest of the plans that keep the target."""
+        passing = [c.evaluations for c in ranked if c.error <= self.study.target]
+        cheapest = min(passing, default=self.ladder.layout.most)
+        if not self._improves or cheapest <= max(self.ladder.layout.least, FEWEST):
+            return []
+        with self.study.screening():
+            improvement = self._improvement()
+            with suppress(OutOfTime, KeyboardInterrupt):
+                improvement.walk(cheapest)
+        return shortlist(improvement.rungs, self.study.target)
+
+    @property
+    def _improves(self) -> bool:
+        """Whether plans are to be fitted; raises BadInput when they are and cannot be."""
+        if self.study.spec.solver not in ("auto", "learned"):
+            return False
+        able = hasattr(self.study.evaluator, "differentiable")
+        if self.study.spec.solver == "learned" and not able:
+            raise BadInput(
+                "--solver learned fits a solver to the gradients of the PyTorch model, which a "
+                "file lacks; export the model itself, or choose classical."
             )
-            self.progress("rank", done, len(rungs))
-        return candidates
+        return able
+
+    def _improvement(self) -> Improvement:
+        from odedeploy.search.improvement import Improvement
+
+        if self.study.spec.budget is None:
+            self.study.deadline = _deadline(ALLOWANCE)
+        return Improvement(self.study, self.ladder, cast("TorchEvaluator", self.study.evaluator))
+
+    def _ordered(self, ranked: Sequence[Candidate]) -> list[Candidate]:
+        """``order`` by evaluations, and by measured cost where evaluations do not decide."""
+        front = order(ranked, self.study.target)
+        if self.costs is None or all(c.kind == CLASSICAL for c in front):
+            return front
+        costs = self.costs([c.plan for c in front])
+        priced = [replace(c, cost=x) for c, x in zip(front, costs, strict=True)]
+        return order(priced, self.study.target)
 
     def _error(self, plan: Plan) -> float:
-        errors = errors_of(self.evaluator, plan, self.screen, self.reference)
-        return quantile(errors, self.spec.coverage)
-
-    def _drift(self, plan: Plan, base: Plan) -> float:
-        moved, kept = (
-            self.evaluator.run(p, self.screen.inputs, "float32").outputs for p in (plan, base)
-        )
-        return quantile(worst_error(moved, kept, self.reference.floors), self.spec.coverage)
+        if any(np.isfinite(rung.error) for rung in self.ladder.rungs):
+            self.study.check_time()
+        return self.study.error(plan)
 
     def _kept(self) -> Rung:
         """The plan of a model whose every solve is a fixed-step call."""
-        plan = Plan(tuple(site.kept for site in self.layout.sites if site.kept is not None))
-        if self.spec.solver != "auto" or self.spec.nfe not in (None, plan.evaluations):
+        spec, sites = self.study.spec, self.study.layout.sites
+        plan = Plan(tuple(site.kept for site in sites if site.kept is not None))
+        if spec.solver not in RUNGS or spec.nfe not in (None, plan.evaluations):
             raise BadInput(
                 "Every solve of this model is a fixed-step call and kept exactly, so there is no "
-                f"solver to choose ({_asked(self.spec)}); drop the request, or add --replan."
+                f"solver to choose ({_asked(spec)}); drop the request, or add --replan."
             )
         solvers = dict.fromkeys(solve.solver for solve in plan.solves)
         return Rung(", ".join(solvers) or "none", plan, plan.evaluations, 0.0)
 
-    def _exact(self) -> list[Rung]:
-        """Every method at exactly ``spec.nfe`` evaluations."""
-        asked = self.spec.nfe or 0
-        plans = [(method, self._plan_of(method, asked)) for method in self.methods]
-        rungs = [
-            Rung(method.name, plan, asked, self._error(plan)) for method, plan in plans if plan
-        ]
-        if not rungs:
-            near = " or ".join(map(str, self._nearest(asked)))
-            raise BadInput(
-                f"No plan has exactly {asked} evaluations ({_asked(self.spec)}); the nearest "
-                f"possible is {near}."
-            )
-        return rungs
-
-    def _nearest(self, asked: int) -> list[int]:
-        """The possible numbers of evaluations that are closest to ``asked``."""
-        distance = 1
-        while True:
-            found = [n for n in (asked - distance, asked + distance) if self._possible(n)]
-            if found:
-                return found
-            distance += 1
-
-    def _possible(self, evaluations: int) -> bool:
-        return any(self._plan_of(method, evaluations) for method in self.methods)
-
-    def _plan_of(self, method: Method, evaluations: int) -> Plan | None:
-        plan = self.layout.plan(method, evaluations, budget=max(1, evaluations))
-        return plan if plan and plan.evaluations == evaluations else None
+    def _exact(self, asked: int) -> list[Rung]:
+        """Every method at exactly ``asked`` evaluations, and what improves on them."""
+        with self.study.screening():
+            rungs = self.ladder.exactly(asked)
+            if not rungs:
+                near = " or ".join(map(str, self.ladder.nearest(asked)))
+                raise BadInput(
+                    f"No plan has exactly {asked} evaluations ({_asked(self.study.spec)}); the "
+                    f"nearest possible is {near}."
+                )
+            if not self._improves or asked <= FEWEST:
+                return rungs
+            improvement = self._improvement()
+            with suppress(OutOfTime, KeyboardInterrupt):
+                improvement.exactly(asked)
+        learned = [rung for rung in improvement.rungs if rung.kind == "learned"]
+        if self.study.spec.solver == "learned" and learned:
+            return learned
+        return [*rungs, *improvement.rungs]
 
 
 def order(candidates: Iterable[Candidate], target: float) -> list[Candidate]:
     """The plans to put to the test, from the safest to the cheapest.
 
-    The Pareto front of evaluations and error among those that keep the target; of more than
-    ``SEQUENCE`` the cheapest ones, and before them the first that is comfortably safe (``SAFE``),
-    or the safest. Every next plan has strictly fewer evaluations.
+    The Pareto front of price and error among those that keep the target; of more than ``SEQUENCE``
+    the cheapest ones, and before them the first that is comfortably safe (``SAFE``), or the safest.
+    The cheapest classical plan that keeps the target with some room (``ROOM``) on every input is
+    among them even where a fitted plan beats it, so that what is chosen is never dearer than that.
+    Every next plan has a strictly lower price.
     """
+    able = [c for c in candidates if c.error <= target]
     front: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.evaluations, c.error)):
-        if candidate.error > target or (front and candidate.error >= front[-1].error):
+    for candidate in sorted(able, key=lambda c: (c.price, c.error)):
+        if front and (candidate.error >= front[-1].error or candidate.price == front[-1].price):
             continue
         front.append(candidate)
     cheap, rest = front[: SEQUENCE - 1], front[SEQUENCE - 1 :]
     if rest:
         cheap.append(next((c for c in rest if c.worst <= SAFE * target), rest[-1]))
+    anchors = [c for c in able if c.kind == CLASSICAL and c.worst <= ROOM * target]
+    anchor = min(anchors, key=lambda c: (c.price, c.error), default=None)
+    if anchor is not None and all(c.price != anchor.price for c in cheap):
+        cheap = sorted([*cheap, anchor], key=lambda c: c.price)
     return cheap[::-1]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from odedeploy import metrics
 from odedeploy.errors import BadInput
 from odedeploy.graph import Inputs
 from odedeploy.reference import batch_size, take
@@ -14,6 +15,9 @@ from odedeploy.spec import ExportSpec
 
 RANKING = 8
 """Fewest inputs left for ranking when certification takes its minimum."""
+
+ENOUGH = 256
+"""Inputs left for ranking when there are too few for the promise; certification takes the rest."""
 
 SAMPLES = 1024
 """Inputs in use when nobody says how many; more where the promise needs more."""
@@ -70,10 +74,11 @@ def split(inputs: Inputs, spec: ExportSpec, static: frozenset[str] = frozenset()
     _refuse_nan(inputs, static)
     if n < 3:
         raise BadInput(f"At least 3 inputs are needed, one a split, got {n}; give more.")
-    limit = spec.samples or max(SAMPLES, 2 * minimum_samples(spec.coverage, spec.confidence))
+    coverage = metrics.of(spec).coverage
+    limit = spec.samples or max(SAMPLES, 2 * minimum_samples(coverage, spec.confidence))
     order = np.random.default_rng(spec.seed).permutation(n)[:limit]
     used = take(inputs, order, static)
-    fit, validate, certify = shares(len(order), spec.coverage, spec.confidence)
+    fit, validate, certify = shares(len(order), coverage, spec.confidence)
     rows = np.split(np.arange(len(order)), [fit, fit + validate, fit + validate + certify])
     parts = [(part, take(used, part, static)) for part in rows[:3]]
     return Splits(used, Fit(*parts[0]), Validate(*parts[1]), Certify(*parts[2]), static)
@@ -83,12 +88,13 @@ def shares(n: int, coverage: float, confidence: float) -> tuple[int, int, int]:
     """How many of n ≥ 3 inputs go to fit, validate and certify.
 
     Half are for certification, which allows a few of them to miss the tolerance once there are
-    many; more than half when the promise needs them and at least ``RANKING`` are left. The rest
-    goes to fit and validate, two to one.
+    many; more than half when the promise needs them and at least ``RANKING`` are left, or when it
+    needs more than there are and ``ENOUGH`` are left. The rest goes to fit and validate, two to
+    one.
     """
     needed = minimum_samples(coverage, confidence)
-    certify = n // 2 if n // 2 >= needed or needed > n - RANKING else needed
-    certify = max(1, certify)
+    certify = n - ENOUGH if needed > n - RANKING else needed
+    certify = max(1, n // 2, certify)
     validate = max(1, (n - certify) // 3)
     return n - certify - validate, validate, certify
 

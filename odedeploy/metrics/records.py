@@ -1,0 +1,61 @@
+"""What a metric is, as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray]
+"""Named arrays, batch first."""
+
+
+class Answers(Protocol):
+    """Outputs of a model and final states of its solves, batch first; an Outcome is one."""
+
+    @property
+    def outputs(self) -> Arrays: ...
+
+    @property
+    def states(self) -> Arrays: ...
+
+
+Floors = Mapping[str, float]
+"""Least denominators of relative errors, by name."""
+
+Errors = Callable[[Answers, Answers, Floors], np.ndarray]
+"""(found, reference, floors) → error of every input, shape (n,); infinite where it is broken."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The error of an input, and what is promised of it.
+
+    An input keeps the tolerance when its error is at most ``limit``, and at least ``coverage`` of
+    the inputs shall. ``errors`` are computed with the ``floors`` of the reference on all inputs,
+    so that an input's error does not depend on its companions. ``resolved`` are the errors by which
+    two resolutions of the reference are compared, ``errors`` unless a metric is blind to some
+    differences. Where ``counts`` is true, the tolerance bounds the share of inputs beyond
+    ``limit``; where ``of_states`` is, errors read states. ``keeps`` and ``misses`` say of inputs,
+    in the plural, that they do.
+    """
+
+    name: str
+    limit: float
+    coverage: float
+    errors: Errors
+    resolved: Errors
+    floors: Callable[[Answers], Floors]
+    keeps: str
+    misses: str
+    counts: bool = False
+    of_states: bool = False
+
+
+def broken(arrays: Arrays) -> np.ndarray:
+    """Which inputs have an entry that is not finite, shape (n,)."""
+    finite = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays.values()]
+    found: np.ndarray = ~np.all(finite, axis=0)
+    return found

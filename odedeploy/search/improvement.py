@@ -1,0 +1,229 @@
+"""Below the cheapest classical plan: grids and learned solvers, at ever fewer evaluations.
+
+At a number of evaluations n the best classical plans are moved onto better grids, the best of all
+has its steps moved by gradients, and its coefficients are then set free; least squares and the
+solver learned for n − 1 evaluations are further places to start from. The next n follows from how
+far the error is from the target.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+
+from odedeploy.frontends.evaluation import TorchEvaluator
+from odedeploy.program import Plan
+from odedeploy.search import grids
+from odedeploy.search.grids import Densities, Steps
+from odedeploy.search.ladder import Ladder
+from odedeploy.search.learned import NAME, Families, inserted
+from odedeploy.search.leastsquares import least_squares
+from odedeploy.search.objective import Judges, descend, judges
+from odedeploy.search.study import OutOfTime, Rung, Study
+from odedeploy.solvers import find
+
+MOST = 24
+"""Most evaluations of a learned solver; its coefficients grow as their square."""
+
+FIRST = 0.6
+"""Share of the evaluations of the cheapest classical plan at which learning starts."""
+
+RATE = 1.7
+"""Ratio of the errors of learned solvers with n and n + 1 evaluations, from which the next n is
+guessed."""
+
+MARGIN = 0.9
+"""Share of the target below which a learned plan counts as keeping it: it was fitted to some of the
+inputs that it is measured on."""
+
+ENTRIES = 200_000
+"""Entries of all states of the inputs that a fit runs on, which bounds its time."""
+
+ROWS = (64, 512)
+"""Fewest and most inputs of a fit."""
+
+
+class Improvement:
+    """Walks the numbers of evaluations below ``ladder``'s; ``rungs`` are all plans it measured."""
+
+    def __init__(self, study: Study, ladder: Ladder, evaluator: TorchEvaluator) -> None:
+        self.study, self.ladder, self.evaluator = study, ladder, evaluator
+        self.sites = study.layout.sites
+        self.rungs: list[Rung] = []
+        self._learned: dict[int, Plan] = {}
+        self._densities: dict[int, list[Densities]] = {}
+        splits = study.splits
+        self._rows = _rows(study)
+        self._fit = study.few(splits.fit, self._rows)
+        self._validate = study.few(splits.validate, max(self._rows, 128))
+
+    def walk(self, cheapest: int) -> None:
+        """Look for plans with fewer evaluations than ``cheapest``, which keeps the target."""
+        least = self.ladder.layout.least
+        with self._judged() as judged:
+            errors: dict[int, float] = {}
+            n = min(max(math.ceil(FIRST * cheapest), least), cheapest - 1, self._most)
+            while least <= n < cheapest and n not in errors:
+                self.study.progress("learn", len(errors) + 1, len(errors) + 2)
+                errors[n] = self._at(n, judged)
+                n = self._next(n, errors, cheapest)
+            self.study.progress("learn", len(errors) + 1, len(errors) + 1)
+
+    def exactly(self, n: int) -> None:
+        """Grids and a learned solver with ``n`` evaluations."""
+        if n <= self._most:
+            with self._judged() as judged:
+                self._at(n, judged)
+
+    @property
+    def _most(self) -> int:
+        layout = self.ladder.layout
+        return layout.kept_evaluations + MOST * len(layout.replanned)
+
+    def _judged(self) -> AbstractContextManager[Judges]:
+        return judges(
+            self.evaluator,
+            self._fit,
+            self._validate,
+            self.study.reference,
+            self.study.metric.of_states,
+        )
+
+    def _next(self, n: int, errors: dict[int, float], cheapest: int) -> int:
+        """The n to look at next, within what is not known yet."""
+        goal = MARGIN * self.study.target
+        passed = [k for k, e in errors.items() if e <= goal]
+        failed = [k for k, e in errors.items() if e > goal]
+        upper, lower = min([*passed, cheapest]) - 1, max([*failed, 0]) + 1
+        if lower > upper:
+            return n
+        distance = math.log(max(errors[n], 1e-300) / goal) / math.log(RATE)
+        step = math.ceil(distance) if distance > 0 else -max(1, math.floor(-distance))
+        return min(max(n + step, lower), upper, self._most)
+
+    def _at(self, n: int, judged: Judges) -> float:
+        """Measure what can be done with ``n`` evaluations; the error of the learned plan."""
+        self.study.check_time()
+        starts = [r.plan for r in sorted(self.ladder.exactly(n), key=lambda r: r.error)[:3]]
+        starts = [plan for plan in starts if np.isfinite(judged.validate.tail(plan))]
+        moved = [self._note(plan, "grid") for plan in self._moved(starts)]
+        plans = starts + [rung.plan for rung in moved if np.isfinite(rung.error)]
+        if not plans:
+            return math.inf
+        best = min(plans, key=judged.validate.tail)
+        best = self._by_gradient(best, judged, closures=10 + 2 * n)
+        return self._learn(n, best, judged)
+
+    def _moved(self, starts: Sequence[Plan]) -> list[Plan]:
+        """``starts`` on the grids that promise anything."""
+        plans = []
+        for start in starts:
+            order = max(find(solve.solver).order for solve in start.solves
+                        if self._free(solve.site))  # fmt: skip
+            for densities in self._predicted(order):
+                if max(d.gain for d in densities.values()) >= grids.GAIN:
+                    plans.append(grids.moved(start, self.study.layout, densities))
+        return plans
+
+    def _predicted(self, order: int) -> list[Densities]:
+        if order not in self._densities:
+            inputs = self.study.screen.inputs
+            even = grids.equidistributed(self.evaluator, self.sites, inputs, order)
+            self._densities[order] = [even, *self._harvested()]
+        return self._densities[order]
+
+    def _harvested(self) -> list[Densities]:
+        if self._densities:
+            return next(iter(self._densities.values()))[1:]
+        tol = min(max(self.study.target / 10, 1e-6), 1e-2)
+        try:
+            return [grids.harvested(self.evaluator, self.sites, self.study.screen.inputs, tol)]
+        except (AssertionError, RuntimeError):  # torchdiffeq asserts that its steps stay large
+            return []
+
+    def _by_gradient(self, start: Plan, judged: Judges, closures: int) -> Plan:
+        """``start`` with its steps moved, where it has any to move."""
+        steps = {s.site: Steps(s) for s in start.solves if self._free(s.site)}
+        parameters = [p for s in steps.values() for p in s.parameters if len(p) > 1]
+        if not parameters:
+            return start
+
+        def plan(written: Callable[[Steps], object]) -> Plan:
+            return Plan(
+                tuple(written(steps[s.site]) if s.site in steps else s for s in start.solves)  # type: ignore[misc]
+            )
+
+        try:
+            descend(
+                parameters, lambda: plan(Steps.solve_plan), judged, closures,
+                spent=self.study.check_time,
+            )  # fmt: skip
+        finally:
+            found = plan(Steps.frozen)
+            self._note(found, "grid")
+        return found
+
+    def _learn(self, n: int, start: Plan, judged: Judges) -> float:
+        """A learned plan with ``n`` evaluations, from the best of several starts; its error."""
+        starts = [start, *self._closed_form(start)]
+        if n - 1 in self._learned:
+            starts.append(inserted(self._learned[n - 1], self.sites))
+        start = min(starts, key=judged.fit.tail)
+        fitted: list[tuple[float, Families]] = []
+        try:
+            for order in (1, 2):
+                families = Families(self.sites, start, order)
+                fitted.append((self._descend(families, judged, 10 + 4 * n, 2.0), families))
+            fitted.sort(key=lambda found: found[0])
+            families = fitted[0][1]
+            self._descend(families, judged, 20 + 8 * n, 2.0)
+            self._descend(families, judged, 10 + 4 * n, 8.0)
+        except (OutOfTime, KeyboardInterrupt):
+            if fitted:
+                self._note(fitted[0][1].frozen(), NAME)
+            raise
+        self._learned[n] = families.frozen()
+        return max(self._note(self._learned[n], NAME).error, self._validated(self._learned[n]))
+
+    def _descend(self, families: Families, judged: Judges, closures: int, power: float) -> float:
+        return descend(
+            families.parameters, families.plan, judged, closures, power, families.penalty,
+            self.study.check_time,
+        )  # fmt: skip
+
+    def _closed_form(self, start: Plan) -> list[Plan]:
+        truth = grids.fine(self.sites)
+        try:
+            plan = least_squares(
+                self.evaluator, self.sites, start, self.study.screen.inputs, truth
+            )
+        except (np.linalg.LinAlgError, RuntimeError):
+            return []
+        return [plan]
+
+    def _validated(self, plan: Plan) -> float:
+        study, few = self.study, self._validate
+        with torch.no_grad():
+            found = study.evaluator.run(plan, few.inputs, "float32")
+        errors = study.reference.errors(found, few.rows)
+        return float(np.quantile(errors, study.metric.coverage, method="higher"))
+
+    def _note(self, plan: Plan, kind: str) -> Rung:
+        solvers = dict.fromkeys(s.solver for s in plan.solves if self._free(s.site))
+        rung = Rung(", ".join(solvers), plan, plan.evaluations, self.study.error(plan), kind)
+        self.rungs.append(rung)
+        return rung
+
+    def _free(self, name: str) -> bool:
+        return any(site.name == name and site.kept is None for site in self.sites)
+
+
+def _rows(study: Study) -> int:
+    """How many inputs a fit runs on."""
+    entries = sum(a[:1].size for a in study.reference.outcome.states.values())
+    fewest, most = ROWS
+    return min(max(ENTRIES // max(entries, 1), fewest), most)

@@ -1,0 +1,142 @@
+"""What every rung of a search works with: the question, the inputs, the clock and the measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from odedeploy import metrics
+from odedeploy.graph import Evaluator, Outcome
+from odedeploy.metrics import Metric
+from odedeploy.program import Plan
+from odedeploy.reference import SHARE, Progress, Reference, take
+from odedeploy.search.layout import Layout
+from odedeploy.search.measure import Candidate, quantile, rank
+from odedeploy.search.splits import Fit, Split, Splits
+from odedeploy.spec import ExportSpec
+
+SCREEN = 64
+"""Inputs of fit on which plans are first measured."""
+
+CLASSICAL = "classical"
+
+Run = Callable[[Plan], Outcome]
+
+
+class OutOfTime(Exception):
+    """The budget of a search is spent; what was found so far stands."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One plan and its error on the screening inputs.
+
+    ``kind`` is how it was found: ``"classical"``, ``"grid"`` or ``"learned"``.
+    """
+
+    solver: str
+    plan: Plan
+    evaluations: int
+    error: float
+    kind: str = CLASSICAL
+
+
+@dataclass
+class Study:
+    """One search: the question and what answers are measured by.
+
+    ``deadline`` is a time of ``time.monotonic``. ``layout`` says how evaluations are shared among
+    the solves.
+    """
+
+    evaluator: Evaluator
+    layout: Layout
+    spec: ExportSpec
+    splits: Splits
+    reference: Reference
+    progress: Progress
+    deadline: float = np.inf
+    _screened: Run | None = None
+
+    def __post_init__(self) -> None:
+        self.reference = replace(self.reference, metric=self.metric)
+
+    @cached_property
+    def metric(self) -> Metric:
+        """What errors are taken by."""
+        return metrics.of(self.spec)
+
+    @property
+    def target(self) -> float:
+        """What an error must keep: the metric's limit less the share of the reference."""
+        return (1 - SHARE) * self.metric.limit
+
+    @cached_property
+    def screen(self) -> Fit:
+        """The inputs of fit on which plans are first measured."""
+        few = self.few(self.splits.fit, SCREEN)
+        return Fit(few.rows, few.inputs)
+
+    def few(self, split: Split, count: int) -> Split:
+        """At most ``count`` inputs of ``split``."""
+        rows = np.arange(min(count, len(split)))
+        return type(split)(split.rows[rows], take(split.inputs, rows, self.splits.static))
+
+    def check_time(self) -> None:
+        """Raises OutOfTime past the deadline."""
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+
+    @contextmanager
+    def screening(self) -> Iterator[None]:
+        """Where many plans are run on the screening inputs, what comes before the first solve is
+        computed once, if the evaluator knows how.
+        """
+        repeated = getattr(self.evaluator, "repeated", None)
+        if repeated is None:
+            yield
+            return
+        with repeated(self.screen.inputs) as run:
+            self._screened = run
+            try:
+                yield
+            finally:
+                self._screened = None
+
+    def error(self, plan: Plan) -> float:
+        """The coverage quantile of the error of ``plan`` on the screening inputs."""
+        errors = self.reference.errors(self._run(plan), self.screen.rows)
+        return quantile(errors, self.metric.coverage)
+
+    def drift(self, plan: Plan, base: Plan) -> float:
+        """How far apart the outputs of two plans are on the screening inputs."""
+        moved, kept = (self._run(p) for p in (plan, base))
+        errors = self.metric.errors(moved, kept, self.reference.floors)
+        return quantile(errors, self.metric.coverage)
+
+    def rank(self, rungs: Sequence[Rung]) -> list[Candidate]:
+        """The rungs scored on all of fit and validate."""
+        candidates = []
+        for done, rung in enumerate(rungs, start=1):
+            candidate = rank(
+                self.evaluator,
+                rung.plan,
+                rung.solver,
+                self.splits.fit,
+                self.splits.validate,
+                self.reference,
+                self.metric.coverage,
+            )
+            candidates.append(replace(candidate, kind=rung.kind))
+            self.progress("rank", done, len(rungs))
+        return candidates
+
+    def _run(self, plan: Plan) -> Outcome:
+        if self._screened is not None:
+            return self._screened(plan)
+        return self.evaluator.run(plan, self.screen.inputs, "float32")
