@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from odedeploy.errors import UnknownName
+from odedeploy.frontends import capture_field, live
+from odedeploy.graph import OdeGraph
 from odedeploy.grid import Grid
 from odedeploy.program import build, interpret
-from odedeploy.solvers import STABILISED, find
+from odedeploy.reference import Reference, solve
+from odedeploy.search import search, split
+from odedeploy.search.layout import Layout
+from odedeploy.search.splits import Fit, Splits
+from odedeploy.search.stiffness import stiffness
+from odedeploy.solvers import LADDER, STABILISED, find
 from odedeploy.solvers.stabilised import FAMILIES, MOST, method
+from odedeploy.spec import ExportSpec
 from odedeploy.tableau import Tableau, order_residual
 
 EVERY = [
@@ -84,3 +95,82 @@ def test_one_step_on_a_stiff_field_stays_bounded_where_euler_explodes(
     euler = build(find("euler"), Grid.uniform(0.0, 1.0, stages))
     exploded = np.abs(interpret(euler, lambda t, y: -rates * y, y0)[-1]).max() > 1.5
     assert exploded or stages < 4
+
+
+class Diffusion(nn.Module):
+    """dy/dt = κ Δy + sin y + 4 on a line of ``width`` cells with zero ends: ρ is about 4 κ."""
+
+    def __init__(self, kappa: float, width: int = 16) -> None:
+        super().__init__()
+        ones = torch.ones(width - 1)
+        laplacian = torch.diag(ones, 1) + torch.diag(ones, -1) - 2 * torch.eye(width)
+        self.register_buffer("laplacian", kappa * laplacian)
+
+    def forward(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return y @ self.laplacian + torch.sin(y) + 4.0
+
+
+class Turning(nn.Module):
+    """A rotation of rate ``rate``: as fast as a stiff field, and not stiff."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.rate * torch.stack([-y[:, 1], y[:, 0]], dim=1)
+
+
+def started(field: nn.Module, width: int, t1: float = 1.0) -> tuple[OdeGraph, dict[str, Any]]:
+    x = np.random.default_rng(0).standard_normal((700, width)).astype(np.float32)
+    return capture_field(field, x[:8], 0.0, t1, {}), {"x": x}
+
+
+@pytest.mark.parametrize("t1", [1.0, 0.25])
+def test_the_spectral_radius_of_diffusion_is_found(t1: float) -> None:
+    graph, inputs = started(Diffusion(40.0), 16, t1)
+    (found,) = stiffness(live(graph), graph.sites, {"x": inputs["x"][:8]}).values()
+    assert found.radius == pytest.approx(t1 * 40.0 * (2 + 2 * np.cos(np.pi / 17)), rel=0.1)
+    assert found.direction < -0.95 and found.stiff
+
+
+@pytest.mark.parametrize(
+    "field, t1, radius",
+    [(Diffusion(0.5), 1.0, 2.0), (Turning(50.0), 1.0, 50.0), (Diffusion(3.0), -1.0, 12.0)],
+)
+def test_gentle_turning_and_growing_fields_are_not_stiff(
+    field: nn.Module, t1: float, radius: float
+) -> None:
+    width = 2 if isinstance(field, Turning) else 16
+    graph, inputs = started(field, width, t1)
+    (found,) = stiffness(live(graph), graph.sites, {"x": inputs["x"][:8]}).values()
+    assert found.radius == pytest.approx(radius, rel=0.3) and not found.stiff
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2])
+def test_a_search_on_a_stiff_field_takes_a_stabilised_plan_and_saves_evaluations(
+    tol: float,
+) -> None:
+    graph, inputs = started(Diffusion(40.0), 16)
+    spec = ExportSpec(tol=tol, solver="classical")
+    splits = split(inputs, spec)
+    reference = solve(live(graph), graph.sites, splits.inputs, tol)
+    found = search(live(graph), graph.sites, spec, splits, reference)
+    assert found.certified and found.best.solver in STABILISED
+    textbook = [c.evaluations for c in found.candidates if c.solver in LADDER]
+    screened = fewest(graph, splits, reference, tol)
+    assert found.best.evaluations <= 0.6 * min([screened, *textbook])
+
+
+def fewest(graph: OdeGraph, splits: Splits, reference: Reference, tol: float) -> int:
+    """Evaluations of the cheapest plan of the catalogue's other methods that keeps ``tol``."""
+    layout = Layout.even(graph.sites)
+    few = Fit(splits.fit.rows[:64], {"x": splits.fit.inputs["x"][:64]})
+    for total in range(2, 200, 2):
+        for name in LADDER:
+            plan = layout.plan(find(name), total)
+            if plan is not None and plan.evaluations > total - 2:
+                outcome = live(graph).run(plan, few.inputs, "float32")
+                if reference.errors(outcome, few.rows).max() <= tol:
+                    return plan.evaluations
+    return 200

@@ -20,7 +20,8 @@ from odedeploy.search.layout import Layout
 from odedeploy.search.measure import Candidate, certify
 from odedeploy.search.splits import Splits
 from odedeploy.search.study import CLASSICAL, OutOfTime, Rung, Study
-from odedeploy.solvers import LADDER, find
+from odedeploy.search.stiffness import Observable, stiffness
+from odedeploy.solvers import LADDER, STABILISED, find
 from odedeploy.spec import RUNGS, ExportSpec
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ SEQUENCE = 8
 
 FEWEST = 2
 """Evaluations below which nothing is left to fit."""
+
+EXAMINED = 8
+"""Inputs on which stiffness is estimated."""
 
 ALLOWANCE = 120.0
 """Seconds for fitted plans when the request sets no budget."""
@@ -144,6 +148,15 @@ def search(
     )
 
 
+def _catalogue(study: Study) -> tuple[str, ...]:
+    """The solvers to try: the stabilised ones, too, where a solve is stiff."""
+    if not isinstance(study.evaluator, Observable) or not study.layout.replanned:
+        return LADDER
+    few = study.few(study.splits.fit, EXAMINED).inputs
+    found = stiffness(study.evaluator, study.layout.replanned, few)
+    return (*LADDER, *STABILISED) if any(each.stiff for each in found.values()) else LADDER
+
+
 def _deadline(seconds: float | None) -> float:
     return time.monotonic() + (np.inf if seconds is None else seconds)
 
@@ -154,7 +167,7 @@ class _Search:
     def __init__(self, study: Study, costs: Costs | None) -> None:
         self.study, self.costs = study, costs
         solver = study.spec.solver
-        methods = [find(name) for name in (LADDER if solver in RUNGS else (solver,))]
+        methods = [find(name) for name in (_catalogue(study) if solver in RUNGS else (solver,))]
         self.ladder = Ladder(study.layout, methods, self._error, study.target, study.progress)
 
     def ranked(self) -> tuple[list[Candidate], list[Candidate]]:

@@ -9,7 +9,7 @@ that differentiate inside included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -155,7 +155,3 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 def _unit(tensors: Sequence[Tensor]) -> list[Tensor]:
     size = _norm(tensors)
     return [x / size for x in tensors]
-
-
-def any_stiff(found: Mapping[str, Stiffness]) -> bool:
-    return any(each.stiff for each in found.values())
