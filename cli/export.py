@@ -10,6 +10,7 @@ import typer
 from odedeploy.cli import output
 from odedeploy.cli.options import (
     BestEffort,
+    Budget,
     Confidence,
     Coverage,
     Inputs,
@@ -26,7 +27,7 @@ from odedeploy.cli.options import (
     tolerances,
 )
 from odedeploy.errors import Unusable
-from odedeploy.spec import ExportSpec
+from odedeploy.spec import RUNGS, ExportSpec
 
 
 def export(
@@ -48,11 +49,15 @@ def export(
         "unrolled"
     ),
     solver: Annotated[
-        str, typer.Option(metavar="NAME", help="A solver of `odedeploy solvers`, or auto.")
+        str,
+        typer.Option(
+            metavar="NAME", help="auto, classical, learned, or one of `odedeploy solvers`."
+        ),
     ] = "auto",
     nfe: Annotated[
         int | None, typer.Option(help="Exactly this many evaluations of the vector field.")
     ] = None,
+    budget: Budget = None,
     metric: Metric = "output",
     coverage: Coverage = 0.99,
     confidence: Confidence = 0.95,
@@ -73,7 +78,8 @@ def export(
     spec = ExportSpec(
         tol=whole, tols=own, format=_format(format, path), target=target, precision=precision,
         form=form, solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
-        samples=samples, seed=seed, replan=replan, noise=noise, best_effort=best_effort,
+        samples=samples, seed=seed, budget=budget, replan=replan, noise=noise,
+        best_effort=best_effort,
     )  # fmt: skip
     _check_names(spec)
     with output.working() as progress:
@@ -103,7 +109,7 @@ def _check_names(spec: ExportSpec) -> None:
     """Names that no table holds are refused before anything is loaded."""
     from odedeploy import solvers, targets
 
-    if spec.solver != "auto":
+    if spec.solver not in RUNGS:
         solvers.find(spec.solver)
     if problem := targets.usable(targets.find(spec.target)):
         raise Unusable(problem)

@@ -66,6 +66,14 @@ Noise = Annotated[
         show_default=False,
     ),
 ]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Most time for the search; the best that is found by then is certified.",
+        show_default=False,
+    ),
+]
 BestEffort = Annotated[
     bool, typer.Option("--best-effort", help="Write the best there is when it falls short.")
 ]

@@ -22,6 +22,7 @@ from odedeploy.delivery import (
 )
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
 from odedeploy.graph import OdeGraph, input_specs, output_specs
+from odedeploy.latency import measured
 from odedeploy.manifest import Manifest
 from odedeploy.program import Plan
 from odedeploy.reference import batch_size
@@ -108,7 +109,10 @@ def plan(
             evaluator, graph.sites, splits.inputs, metrics.of(spec), progress, splits.static
         )
     with watch("search"):
-        found = search(evaluator, graph.sites, spec, splits, reference, progress)
+        costs = None if usable(find_target(spec.target)) else measured(
+            graph, spec, splits.fit.inputs, splits.static
+        )
+        found = search(evaluator, graph.sites, spec, splits, reference, progress, costs)
     return Planned(spec, splits, reference, found, watch.seconds)
 
 

@@ -195,7 +195,7 @@ def _manifest(
         metric=metric.name,
         kept=kept,
         promise=promised if kept else f"Nothing is promised: {failures[0]}",
-        plan=describe(found.plan),
+        plan={"kind": found.best.kind, **describe(found.plan)},
         error=report(metric, certificate),
         discretisation_error=float(np.max(verification.discretisation_error)),
         export_error=float(np.max(verification.export_error)),
@@ -205,7 +205,8 @@ def _manifest(
             "evaluations": reference.evaluations,
         },
         candidates=[
-            {"solver": c.solver, "nfe": c.evaluations, "error": c.error} for c in found.candidates
+            {"solver": c.solver, "kind": c.kind, "nfe": c.evaluations, "error": c.error}
+            for c in found.candidates
         ],
         seconds=seconds,
         inputs=input_specs(graph.model),

@@ -79,8 +79,10 @@ class TorchEvaluator:
 
         prefix = Prefix()
         tensors = {name: _tensor(array, "float32") for name, array in inputs.items()}
-        with preserved(self.model), _computing_in("float32", self.model), torch.enable_grad():
-            yield forward
+        # solver functions are looked up once, when the outer interception begins
+        with preserved(self.model), _computing_in("float32", self.model), intercept(_unexpected):
+            with torch.enable_grad():
+                yield forward
 
     @contextmanager
     def repeated(self, inputs: Inputs) -> Iterator[Callable[[Plan], Outcome]]:
@@ -220,6 +222,10 @@ def _shown(field: Field, site: str, visit: Visit) -> Field:
         return field(t, states)
 
     return evaluate
+
+
+def _unexpected(call: SolveCall) -> States:
+    return call.run(lambda: None)
 
 
 def _note(states: dict[str, Tensor], site: str, trajectories: States) -> None:

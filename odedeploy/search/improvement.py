@@ -40,6 +40,9 @@ MARGIN = 0.9
 """Share of the target below which a learned plan counts as keeping it: it was fitted to some of the
 inputs that it is measured on."""
 
+HOPELESS = 10.0
+"""Multiple of the least error that another start reached beyond which one is not followed up."""
+
 ENTRIES = 200_000
 """Entries of all states of the inputs that a fit runs on, which bounds its time."""
 
@@ -172,19 +175,22 @@ class Improvement:
         starts = [start, *self._closed_form(start)]
         if n - 1 in self._learned:
             starts.append(inserted(self._learned[n - 1], self.sites))
-        start = min(starts, key=judged.fit.tail)
+        starts.sort(key=judged.fit.tail)
+        trials = [(starts[0], 1), (starts[0], 2), *((plan, 1) for plan in starts[1:2])]
         fitted: list[tuple[float, Families]] = []
         try:
-            for order in (1, 2):
-                families = Families(self.sites, start, order)
-                fitted.append((self._descend(families, judged, 10 + 4 * n, 2.0), families))
-            fitted.sort(key=lambda found: found[0])
-            families = fitted[0][1]
+            for plan, order in trials:
+                families = Families(self.sites, plan, order)
+                least = min((error for error, _ in fitted), default=math.inf)
+                if not fitted or judged.validate.tail(families.frozen()) <= HOPELESS * least:
+                    error = self._descend(families, judged, 8 + 2 * n, 2.0)
+                    fitted.append((error, families))
+            families = min(fitted, key=lambda found: found[0])[1]
             self._descend(families, judged, 20 + 8 * n, 2.0)
             self._descend(families, judged, 10 + 4 * n, 8.0)
         except (OutOfTime, KeyboardInterrupt):
             if fitted:
-                self._note(fitted[0][1].frozen(), NAME)
+                self._note(min(fitted, key=lambda found: found[0])[1].frozen(), NAME)
             raise
         self._learned[n] = families.frozen()
         return max(self._note(self._learned[n], NAME).error, self._validated(self._learned[n]))

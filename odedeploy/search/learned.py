@@ -60,7 +60,7 @@ class Family:
         return times, rows, self._projected(nodes, times)
 
     def _projected(self, nodes: Tensor, times: Tensor) -> Tensor:
-        """b − Mᵀ(M Mᵀ)⁻¹(M b − r): the nearest weights that keep the order conditions."""
+        """b − M⁺(M b − r): the nearest weights that keep the order conditions."""
         conditions, values = [torch.ones_like(nodes)], [self.ends]
         if self.order == 2:
             conditions.append(nodes)
@@ -69,9 +69,7 @@ class Family:
                 conditions.append(times)
                 values.append(self.ends**2 / 2)
         m, r = torch.stack(conditions), torch.stack(values)
-        gram = m @ m.T + 1e-12 * torch.eye(len(m), dtype=m.dtype)
-        miss = m @ self.weights.T - r
-        return self.weights - (m.T @ torch.linalg.solve(gram, miss)).T
+        return self.weights - (torch.linalg.pinv(m) @ (m @ self.weights.T - r)).T
 
     def amplification(self) -> Tensor:
         """The largest Σ|b| of an output over the unit interval."""

@@ -22,7 +22,7 @@ STATES = 0.1
 TAIL = 8.0
 """Power of the mean that stands for the largest errors, which a promise is about."""
 
-PATIENCE = 3
+PATIENCE = 2
 """Validations without a better one after which a descent ends."""
 
 VALIDATE = 10

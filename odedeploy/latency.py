@@ -1,0 +1,88 @@
+"""What one input costs under each of several plans: their artefacts, timed in turns."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from odedeploy import formats
+from odedeploy.formats import Runner
+from odedeploy.graph import Inputs, OdeGraph
+from odedeploy.program import Combine, Plan
+from odedeploy.reference import take
+from odedeploy.spec import ExportSpec
+from odedeploy.targets import find
+
+ROUNDS = 30
+"""Most rounds in which every artefact runs once, in an order of its own. The fastest run counts:
+what else the machine does only ever adds to it."""
+
+SECONDS = 5.0
+"""Time after which no further round begins, once there were ``FEWEST``."""
+
+FEWEST = 5
+
+TIE = 1e-3
+"""Share of the time of an evaluation by which fewer evaluations win where timings do not tell."""
+
+
+def measured(
+    graph: OdeGraph, spec: ExportSpec, inputs: Inputs, static: frozenset[str] = frozenset()
+) -> Callable[[Sequence[Plan]], list[float]]:
+    """Gives plans → milliseconds of one inference of the first input on ``spec.target``.
+
+    Every plan is lowered to ``spec.format`` and opened in its runtime. The times are smoothed by
+    what latency is made of, a constant, the evaluations and the terms of the combinations, each at
+    no less than nothing, so that a busy machine does not decide between plans that hardly differ.
+    """
+    form, threads = formats.find(spec.format), find(spec.target).threads
+    one = take(inputs, np.arange(1), static)
+
+    def costs(plans: Sequence[Plan]) -> list[float]:
+        with tempfile.TemporaryDirectory(prefix="odedeploy-") as folder:
+            runners = []
+            for i, plan in enumerate(plans):
+                path = Path(folder) / f"{i}{form.suffix}"
+                form.build(graph, plan, spec.form).write(path, {})
+                runners.append(form.open(path, threads))
+            fastest = _fastest(runners, one, spec.seed)
+        return _smoothed(plans, fastest)
+
+    return costs
+
+
+def _fastest(runners: Sequence[Runner], inputs: Inputs, seed: int) -> np.ndarray:
+    """Milliseconds of each, shape (runners,)."""
+    order, times = np.random.default_rng(seed), np.full(len(runners), np.inf)
+    end = time.perf_counter() + SECONDS
+    for done in range(ROUNDS):
+        if done >= FEWEST and time.perf_counter() > end:
+            break
+        for i in order.permutation(len(runners)):
+            began = time.perf_counter()
+            runners[i].run(inputs)
+            times[i] = min(times[i], 1e3 * (time.perf_counter() - began))
+    return times
+
+
+def _smoothed(plans: Sequence[Plan], fastest: np.ndarray) -> list[float]:
+    """constant + evaluations + terms, fitted to the times by non-negative least squares."""
+    from scipy.optimize import nnls
+
+    parts = np.array([[1.0, plan.evaluations, _terms(plan)] for plan in plans])
+    fitted = parts @ nnls(parts, fastest)[0]
+    tie = TIE * float(np.median(fastest)) * parts[:, 1] / parts[:, 1].max()
+    return [float(x) for x in fitted + tie]
+
+
+def _terms(plan: Plan) -> int:
+    return sum(
+        len(step.terms)
+        for solve in plan.solves
+        for step in solve.program.instructions
+        if isinstance(step, Combine)
+    )
