@@ -10,7 +10,6 @@ import numpy as np
 from odedeploy.errors import BadInput
 from odedeploy.program.instructions import Evaluate, Program
 
-
 Field = Callable[[Any, Any], Any]
 
 

@@ -33,11 +33,6 @@ SHARE = 0.6
 """Part of the closures that fit the mean error; the others fit the tail."""
 
 
-def distillable(sites: Sequence[Site]) -> bool:
-    """Whether a solve that is free to change reads biases."""
-    return any(site.constants for site in sites if site.kept is None)
-
-
 def distil(
     evaluator: TorchEvaluator,
     sites: Sequence[Site],
@@ -53,11 +48,14 @@ def distil(
     With ``coefficients`` the method's coefficients and times, decoupled from its stages, are
     fitted along; the weights of an output still sum to its time. ``pull`` holds the biases near
     the trained ones. ``spent`` is called before each evaluation of the loss and may raise OutOfTime
-    to end the fit with what it has. Kept solves stay as they are. Returns the better of ``start`` and what was found,
-    by the tail of the error on validate; a solve that is unchanged keeps its solver's name.
+    to end the fit with what it has. Kept solves stay as they are. Returns the better of ``start``
+    and what was found, by the tail of the error on validate.
     """
     families = Families(sites, start, order=1, decoupled=True) if coefficients else None
-    biases = [_Biases(evaluator, site, solve) for site, solve in zip(sites, start.solves)]
+    biases = [
+        _Biases(evaluator, site, solve)
+        for site, solve in zip(sites, start.solves, strict=True)
+    ]
     parameters = [p for b in biases for p in b.parameters]
     if not parameters:
         return start

@@ -20,7 +20,6 @@ from odedeploy.search.layout import Layout
 from odedeploy.search.measure import Candidate, certify
 from odedeploy.search.splits import Splits
 from odedeploy.search.study import CLASSICAL, OutOfTime, Rung, Study
-from odedeploy.search.stiffness import Observable, stiffness
 from odedeploy.solvers import LADDER, STABILISED, find
 from odedeploy.spec import RUNGS, ExportSpec
 
@@ -37,6 +36,9 @@ same, before it."""
 
 SEQUENCE = 8
 """Most plans that are put to the test of certification, beside one such classical plan."""
+
+FITTED = ("learned", "distilled")
+"""Kinds of plans that a request may insist on."""
 
 FEWEST = 2
 """Evaluations below which nothing is left to fit."""
@@ -121,7 +123,8 @@ def search(
     certification inputs for the coverage asked for, the coverage they support is certified.
 
     Below the cheapest classical plan, non-uniform grids and learned solvers are tried where the
-    evaluator can differentiate and ``spec.solver`` is ``"auto"`` or ``"learned"``. When the budget
+    evaluator can differentiate and ``spec.solver`` is ``"auto"`` or ``"learned"``, and distilled
+    plans where ``spec.distils``. When the budget
     is spent or the user interrupts, the search goes on to certify what it has. ``costs`` measures
     plans on the target and decides where fitted plans are in the race; without it evaluations do.
 
@@ -150,11 +153,14 @@ def search(
 
 def _catalogue(study: Study) -> tuple[str, ...]:
     """The solvers to try: the stabilised ones, too, where a solve is stiff."""
-    if not isinstance(study.evaluator, Observable) or not study.layout.replanned:
+    if not (study.layout.replanned and hasattr(study.evaluator, "observe")):
         return LADDER
+    from odedeploy.search.stiffness import stiffness
+
     few = study.few(study.splits.fit, EXAMINED).inputs
-    found = stiffness(study.evaluator, study.layout.replanned, few)
-    return (*LADDER, *STABILISED) if any(each.stiff for each in found.values()) else LADDER
+    found = stiffness(cast("TorchEvaluator", study.evaluator), study.layout.sites, few)
+    free = [found[site.name] for site in study.layout.replanned if site.name in found]
+    return (*LADDER, *STABILISED) if any(each.stiff for each in free) else LADDER
 
 
 def _deadline(seconds: float | None) -> float:
@@ -181,8 +187,8 @@ class _Search:
             return ranked, [min(ranked, key=lambda candidate: candidate.error)]
         ranked = study.rank(self._climbed())
         ranked += study.rank(self._improved(ranked))
-        if study.spec.solver == "learned":
-            ranked = [c for c in ranked if c.kind == "learned"] or ranked
+        if study.spec.solver in FITTED:
+            ranked = [c for c in ranked if c.kind == study.spec.solver] or ranked
             return ranked, self._ordered(ranked)
         sequence = self._ordered(ranked)
         while not sequence or sequence[0].worst > SAFE * study.target:
@@ -259,13 +265,19 @@ class _Search:
     @property
     def _improves(self) -> bool:
         """Whether plans are to be fitted; raises BadInput when they are and cannot be."""
-        if self.study.spec.solver not in ("auto", "learned"):
+        solver = self.study.spec.solver
+        if solver not in ("auto", *FITTED):
             return False
         able = hasattr(self.study.evaluator, "differentiable")
-        if self.study.spec.solver == "learned" and not able:
+        if solver in FITTED and not able:
             raise BadInput(
-                "--solver learned fits a solver to the gradients of the PyTorch model, which a "
+                f"--solver {solver} fits a solver to the gradients of the PyTorch model, which a "
                 "file lacks; export the model itself, or choose classical."
+            )
+        if solver == "distilled" and not self.study.layout.constants:
+            raise BadInput(
+                "--solver distilled fits the biases of the vector field, and this one reads none "
+                "that bear a name; choose learned."
             )
         return able
 
@@ -317,9 +329,10 @@ class _Search:
             improvement = self._improvement()
             with suppress(OutOfTime, KeyboardInterrupt):
                 improvement.exactly(asked)
-        learned = [rung for rung in improvement.rungs if rung.kind == "learned"]
-        if self.study.spec.solver == "learned" and learned:
-            return learned
+        solver = self.study.spec.solver
+        fitted = [rung for rung in improvement.rungs if rung.kind == solver]
+        if solver in FITTED and fitted:
+            return fitted
         return [*rungs, *improvement.rungs]
 
 

@@ -72,6 +72,8 @@ def stiffness(
 ) -> dict[str, Stiffness]:
     """The stiffness of every solve, by site, on ``inputs``; a few rows are enough.
 
+    Kept solves count, too, on the trajectories of their own plans.
+
     The trajectories are solved with RK4, whose steps double until it is stable by the estimate
     itself. A field that cannot be examined, or whose solve leaves the finite numbers however short
     the steps, is left out.
@@ -80,7 +82,7 @@ def stiffness(
     while steps <= MOST:
         plan = Plan(
             tuple(
-                solve_plan(site.name, find("rk4"), Grid.through(site.times, steps))
+                site.kept or solve_plan(site.name, find("rk4"), Grid.through(site.times, steps))
                 for site in sites
             )
         )
