@@ -24,6 +24,7 @@ def of(manifest: Manifest) -> list[Any]:
                 ("certified error", bound),
                 ("  discretisation, largest", manifest.discretisation_error),
                 ("  export, largest", manifest.export_error),
+                ("steps, certified", _steps(manifest)),
                 ("reference", _reference(manifest.reference)),
                 ("inputs", _signature(manifest.inputs)),
                 ("outputs", _signature(manifest.outputs)),
@@ -57,3 +58,12 @@ def _reference(reference: Mapping[str, Any]) -> str:
 
 def _signature(specs: Sequence[Any]) -> str:
     return ", ".join(f"{s.name} {s.dtype} ({', '.join(map(str, s.shape))})" for s in specs)
+
+
+def _steps(manifest: Manifest) -> str | None:
+    """Numbers of steps that a loop may be given."""
+    known = manifest.extra.get("steps")
+    if known is None or known["certified"] is None:
+        return None
+    low, high = known["certified"]
+    return f"{low} to {high} (by default {known['default']})"

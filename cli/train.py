@@ -86,8 +86,10 @@ def _line(at: Progress) -> str:
     parts = [f"epoch {at.epoch} of {at.epochs}", f"loss {at.loss:.4f}", _metrics(at.metrics)]
     if at.held_out is not None:
         parts.append(f"held out: {_metrics(at.held_out)}")
-    counts = f"{at.forward_evaluations:.0f} forward, {at.backward_evaluations:.0f} backward"
-    return ", ".join([*parts, f"evaluations {counts}"])
+    if at.forward_evaluations is not None and at.backward_evaluations is not None:
+        counts = f"{at.forward_evaluations:.0f} forward, {at.backward_evaluations:.0f} backward"
+        parts.append(f"evaluations {counts}")
+    return ", ".join(part for part in parts if part)
 
 
 def _metrics(values: dict[str, float]) -> str:

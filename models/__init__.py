@@ -34,14 +34,18 @@ class Entry(NamedTuple):
     module: str
 
 
-class ReferenceModel(Protocol):
+class Trainable(Protocol):
+    """What the module of every model provides."""
+
+    def task(self, data: Path | None) -> Task:
+        """What to train, on the data in a folder or, without one, fetched once."""
+
+
+class ReferenceModel(Trainable, Protocol):
     """What the module of a reference model provides."""
 
     def build(self) -> tuple[nn.Module, dict[str, np.ndarray]]:
         """The trained module in eval mode and its calibration inputs by name, batch first."""
-
-    def task(self, data: Path | None) -> Task:
-        """What to train, on the data in a folder or, without one, fetched once."""
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(
@@ -50,8 +54,22 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "The ODE-Net of Chen et al. 2018 on MNIST: stem, one ODE block of 64 channels, head",
             "odedeploy.models.mnist_odenet",
         ),
+        "flow-digits": Entry(
+            "A flow-matching generator of digits by their label: U-Net field on 28 × 28 pixels",
+            "odedeploy.models.flow_digits",
+        ),
     }
 )
+
+JUDGES: Mapping[str, Entry] = MappingProxyType(
+    {
+        "digit-classifier": Entry(
+            "A convolutional classifier that judges generated digits",
+            "odedeploy.models.digit_classifier",
+        ),
+    }
+)
+"""Models that solve no ODE and measure those that do; ``train`` and ``publish`` know them too."""
 
 
 def build(name: str) -> tuple[nn.Module, dict[str, np.ndarray]]:
@@ -89,7 +107,7 @@ def train(
     fresh: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> TrainingResult:
-    """Train the model with the adjoint and write its checkpoint, weights and card to ``folder``.
+    """Train the model by its own recipe; write its checkpoint, weights and card to ``folder``.
 
     A checkpoint of the same run in ``folder`` is resumed; ``fresh`` starts over. ``data`` is the
     folder of the data set; without it the files are fetched once. ``epochs`` stretches or shrinks
@@ -98,7 +116,7 @@ def train(
     Raises UnknownName for the name or device, BadInput for unusable data, folder, seed, epochs or
     a checkpoint of another run, Diverged for a loss that is not finite, Unusable without CUDA.
     """
-    module = _module(name)
+    module = _trainable(name)
     from odedeploy.models import publishing, training
 
     training.place(device)
@@ -119,7 +137,7 @@ def publish(
     Raises UnknownName, and BadInput for unusable data, a checkpoint of another model, or a folder
     that cannot be written.
     """
-    module = _module(name)
+    module = _trainable(name)
     from odedeploy.models import publishing
 
     _make(folder)
@@ -134,6 +152,11 @@ def _entry(name: str) -> Entry:
 
 def _module(name: str) -> ReferenceModel:
     return cast(ReferenceModel, import_module(_entry(name).module))
+
+
+def _trainable(name: str) -> Trainable:
+    entry = JUDGES[name] if name in JUDGES else _entry(name)
+    return cast(Trainable, import_module(entry.module))
 
 
 def _make(folder: Path) -> None:

@@ -18,8 +18,8 @@ from odedeploy.errors import BadInput
 class Checkpoint:
     """A run after ``step`` steps and ``seconds`` seconds of training.
 
-    ``recipe`` holds the fields of the run's recipe; ``model``, ``optimizer`` and ``schedule`` are
-    state dictionaries.
+    ``recipe`` holds the fields of the run's recipe; ``model``, ``optimizer``, ``schedule`` and
+    ``average`` are state dictionaries, the last one of the weights' moving average or empty.
     """
 
     recipe: dict[str, Any]
@@ -29,6 +29,12 @@ class Checkpoint:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
+    average: dict[str, Any]
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """The weights to measure and publish: their moving average where there is one."""
+        return self.average or self.model
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -1,12 +1,64 @@
-"""What image classifiers share in training: loss, accuracy and augmentation."""
+"""What classifiers of MNIST share in training: task, loss, accuracy and augmentation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from odedeploy.models.tasks import Batch, Metrics
+from odedeploy.models import mnist
+from odedeploy.models.tasks import Batch, Metrics, Recipe, Task
+
+
+def task(name: str, model: Callable[[], nn.Module], recipe: Recipe, data: Path | None) -> Task:
+    """The task of training ``model`` on MNIST; the last 2,048 training digits are held out.
+
+    ``data`` is the folder of the IDX files; without it they are fetched once. The test error is
+    measured when the folder holds the test digits.
+
+    Raises BadInput for files that are missing, damaged or cannot be fetched.
+    """
+    digits = mnist.load("train", data)
+    held_out = mnist.load("held-out", data)
+    test = mnist.load("test", data) if mnist.holds("test", data) else None
+    return classify(name, model, recipe, digits, held_out, test)
+
+
+def classify(
+    name: str,
+    model: Callable[[], nn.Module],
+    recipe: Recipe,
+    digits: mnist.Digits,
+    held_out: mnist.Digits,
+    test: mnist.Digits | None,
+) -> Task:
+    """The task of training ``model`` to classify ``digits``, seen through random jitter."""
+    images, labels = tensors(digits)
+
+    def batch(rows: Tensor, generator: Generator) -> Batch:
+        return jitter(images[rows], generator), labels[rows]
+
+    return Task(
+        name=name,
+        model=model,
+        size=len(digits),
+        batch=batch,
+        loss=loss,
+        held_out=lambda trained: measure(trained, *tensors(held_out)),
+        test=lambda trained: {} if test is None else measure(trained, *tensors(test)),
+        recipe=recipe,
+        data=mnist.FACTS,
+    )
+
+
+def tensors(digits: mnist.Digits) -> tuple[Tensor, Tensor]:
+    """Images (n, 1, 28, 28) float32 in [0, 1] and labels (n,) int64."""
+    images = torch.from_numpy(mnist.pixels(digits.images))
+    return images, torch.from_numpy(digits.labels.astype(np.int64))
 
 
 def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:

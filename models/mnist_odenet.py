@@ -10,21 +10,20 @@ NeurIPS 2018 (arXiv 1806.07366), section 3, and the layer sizes of its published
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torchdiffeq import odeint_adjoint
 
 from odedeploy.models import classification, mnist, publishing
-from odedeploy.models.tasks import Batch, Recipe, Task
+from odedeploy.models.tasks import Recipe, Task
 
 NAME = "mnist-odenet"
 CHANNELS = 64
 GROUPS = 32
-RECIPE = Recipe(tolerances=(1e-2,) * 6 + (1e-5,) * 2)
+RECIPE = Recipe(epochs=8, tolerances=(1e-2,) * 6 + (1e-5,) * 2)
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -132,40 +131,4 @@ def task(data: Path | None = None) -> Task:
 
     Raises BadInput for files that are missing, damaged or cannot be fetched.
     """
-    digits = mnist.load("train", data)
-    held_out = mnist.load("held-out", data)
-    test = mnist.load("test", data) if mnist.holds("test", data) else None
-    return classify(OdeNet, RECIPE, digits, held_out, test)
-
-
-def classify(
-    model: Callable[[], nn.Module],
-    recipe: Recipe,
-    digits: mnist.Digits,
-    held_out: mnist.Digits,
-    test: mnist.Digits | None,
-) -> Task:
-    """The task of training ``model`` to classify ``digits``, seen through random jitter."""
-    images, labels = _tensors(digits)
-
-    def batch(rows: Tensor, generator: Generator) -> Batch:
-        return classification.jitter(images[rows], generator), labels[rows]
-
-    return Task(
-        name=NAME,
-        model=model,
-        size=len(digits),
-        batch=batch,
-        loss=classification.loss,
-        held_out=lambda trained: classification.measure(trained, *_tensors(held_out)),
-        test=lambda trained: (
-            {} if test is None else classification.measure(trained, *_tensors(test))
-        ),
-        recipe=recipe,
-        data=mnist.FACTS,
-    )
-
-
-def _tensors(digits: mnist.Digits) -> tuple[Tensor, Tensor]:
-    images = torch.from_numpy(mnist.pixels(digits.images))
-    return images, torch.from_numpy(digits.labels.astype(np.int64))
+    return classification.task(NAME, OdeNet, RECIPE, data)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +20,7 @@ from odedeploy import __version__, files
 from odedeploy.errors import BadInput
 from odedeploy.models import WEIGHTS
 from odedeploy.models.checkpoint import Checkpoint, read
-from odedeploy.models.tasks import Solving, Task
+from odedeploy.models.tasks import Task
 from odedeploy.models.training import place
 
 
@@ -44,7 +44,7 @@ def publish(task: Task, checkpoint: Path, folder: Path, device: str = "auto") ->
     saved = read(checkpoint)
     model = task.model()
     try:
-        model.load_state_dict(saved.model)
+        model.load_state_dict(saved.published)
     except RuntimeError as error:
         raise BadInput(f"{checkpoint} holds another model than {task.name}.") from error
     weights = to_safetensors({k: v.contiguous() for k, v in model.state_dict().items()})
@@ -63,19 +63,18 @@ def shipped_weights(name: str) -> dict[str, Tensor]:
 
 
 def _card(task: Task, saved: Checkpoint, model: nn.Module, weights: bytes) -> dict[str, Any]:
-    tolerances = list(saved.recipe["tolerances"])
     command = f"odedeploy train {task.name} --seed {saved.seed}"
-    if len(tolerances) != task.recipe.epochs:
-        command += f" --epochs {len(tolerances)}"
+    if saved.recipe["epochs"] != task.recipe.epochs:
+        command += f" --epochs {saved.recipe['epochs']}"
     return {
         "name": task.name,
         "data": dict(task.data),
         "command": command,
         "seed": saved.seed,
-        "recipe": saved.recipe | {"tolerances": tolerances},
+        "recipe": saved.recipe | {"tolerances": list(saved.recipe["tolerances"])},
         "steps": {"done": saved.step, "planned": saved.schedule["total_steps"]},
         "seconds": round(saved.seconds, 1),
-        "tolerance": cast(Solving, model).tolerance,
+        "tolerance": getattr(model, "tolerance", None),
         "held_out": task.held_out(model),
         "test": task.test(model),
         "parameters": sum(math.prod(p.shape) for p in model.parameters()),

@@ -16,7 +16,7 @@ Metrics = dict[str, float]
 
 
 class Solving(Protocol):
-    """What the loop sets and reads on a model, an ``nn.Module``, that solves ODEs.
+    """What the loop sets and reads on a model, an ``nn.Module``, that solves ODEs in training.
 
     ``tolerance`` and ``adjoint_tolerance`` are rtol = atol of the forward and the backward solve;
     ``evaluations`` counts the vector field's evaluations so far, in both directions.
@@ -33,36 +33,44 @@ class Solving(Protocol):
 class Recipe:
     """How a model is trained: AdamW with a one-cycle learning rate and clipped gradients.
 
-    ``tolerances`` gives rtol = atol, forward and adjoint, for each epoch.
+    ``tolerances`` gives rtol = atol, forward and adjoint, for each epoch; it is empty for a model
+    that solves nothing in training. ``averaging`` is the decay per step of the weights' moving
+    average, which is measured and published instead of the last weights; 0 keeps none.
     """
 
-    tolerances: tuple[float, ...]
+    epochs: int
+    tolerances: tuple[float, ...] = ()
     batch: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     clip: float = 1.0
+    averaging: float = 0.0
 
-    @property
-    def epochs(self) -> int:
-        return len(self.tolerances)
+    def __post_init__(self) -> None:
+        if len(self.tolerances) not in (0, self.epochs):
+            raise BadInput(
+                f"A recipe of {self.epochs} epochs has {len(self.tolerances)} tolerances; "
+                "give one for each epoch, or none."
+            )
 
     def lasting(self, epochs: int) -> Recipe:
-        """The same course of tolerances over ``epochs`` epochs, the last one kept.
+        """The same recipe, its course of tolerances too, over ``epochs`` epochs.
 
         Raises BadInput unless there is at least one.
         """
         if epochs < 1:
             raise BadInput(f"--epochs must be at least 1, got {epochs}.")
         last = [math.ceil((k + 1) * self.epochs / epochs) - 1 for k in range(epochs)]
-        return replace(self, tolerances=tuple(self.tolerances[k] for k in last))
+        course = tuple(self.tolerances[k] for k in last if self.tolerances)
+        return replace(self, epochs=epochs, tolerances=course)
 
 
 @dataclass(frozen=True)
 class Task:
     """What is trained, and all that the loop does not know about it.
 
-    ``model`` makes an untrained module, a ``Solving`` one, with weights drawn from torch's global
-    generator. ``batch`` takes the rows (n,) of ``size`` training examples and a generator for
+    ``model`` makes an untrained module, with weights drawn from torch's global generator; it is a
+    ``Solving`` one when the recipe has tolerances. ``batch`` takes the rows (n,) of ``size`` training examples and a generator for
     their augmentation. ``loss`` gives a batch's scalar loss and its metrics. ``held_out`` and
     ``test`` measure a trained module; ``test`` is empty without test data. ``data`` describes the
     data set for the model card.
@@ -91,18 +99,18 @@ class Task:
 class Progress:
     """Where a run is. Loss, metrics and evaluations a step are means since the last report.
 
-    ``seconds`` counts from the first step, over all resumptions; ``held_out`` is given at the end
-    of an epoch.
+    Tolerance and evaluations are None for a model that solves nothing in training. ``seconds``
+    counts from the first step, over all resumptions; ``held_out`` is given at the end of an epoch.
     """
 
     epoch: int
     epochs: int
     step: int
     steps: int
-    tolerance: float
+    tolerance: float | None
     loss: float
     metrics: Metrics
-    forward_evaluations: float
-    backward_evaluations: float
+    forward_evaluations: float | None
+    backward_evaluations: float | None
     seconds: float
     held_out: Metrics | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -59,7 +60,7 @@ def run(
     every: int = 20,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> nn.Module:
-    """Train the task's model to the end of its recipe; return it in eval mode.
+    """Train the task's model to the end of its recipe; return it, or its average, in eval mode.
 
     The checkpoint is written at the start, every ``every`` steps and at the end of each epoch. An
     existing one of the same run is resumed, or with ``fresh`` replaced.
@@ -74,37 +75,42 @@ def run(
         )
     where = place(device)
     model = initial(task, seed).to(where).train()
-    solving = cast(Solving, model)
     optimizer, schedule = _optimisation(task, model)
+    average = _average(task, model)
 
     def keep(done: int, seconds: float) -> None:
-        states = (model.state_dict(), optimizer.state_dict(), schedule.state_dict())
+        parts = (model, optimizer, schedule)
+        states = [*(part.state_dict() for part in parts), average.state_dict() if average else {}]
         save(checkpoint, Checkpoint(asdict(task.recipe), seed, done, seconds, *states))
 
     sweep(checkpoint)
     start, seconds = 0, 0.0
     if checkpoint.exists() and not fresh:
-        start, seconds = _resume(checkpoint, task, seed, model, optimizer, schedule)
+        start, seconds = _resume(checkpoint, task, seed, model, optimizer, schedule, average)
     else:
         keep(start, seconds)
     clock = time.monotonic() - seconds
     window: list[Metrics] = []
     for step, rows in _order(task, seed, start):
-        epoch = step // task.steps_per_epoch
-        solving.tolerance = solving.adjoint_tolerance = task.recipe.tolerances[epoch]
+        if task.recipe.tolerances:
+            solving = cast(Solving, model)
+            tolerance = task.recipe.tolerances[step // task.steps_per_epoch]
+            solving.tolerance = solving.adjoint_tolerance = tolerance
         batch = task.batch(rows, Generator().manual_seed(seed * 1_000_003 + step))
         window.append(_step(task, model, tuple(part.to(where) for part in batch), optimizer))
         schedule.step()
+        if average is not None:
+            _follow(average, model, task.recipe.averaging)
         done = step + 1
         ends_epoch = done % task.steps_per_epoch == 0
         if done % every == 0 or ends_epoch:
             seconds = time.monotonic() - clock
             keep(done, seconds)
-            held_out = task.held_out(model.eval()) if ends_epoch else None
+            held_out = task.held_out((average or model).eval()) if ends_epoch else None
             report(_progress(task, done, window, seconds, held_out))
             model.train()
             window.clear()
-    return model.eval()
+    return (average or model).eval()
 
 
 def _optimisation(task: Task, model: nn.Module) -> tuple[Optimizer, OneCycleLR]:
@@ -112,6 +118,20 @@ def _optimisation(task: Task, model: nn.Module) -> tuple[Optimizer, OneCycleLR]:
     optimizer = AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     rate = recipe.learning_rate
     return optimizer, OneCycleLR(optimizer, max_lr=rate, total_steps=task.steps, pct_start=0.25)
+
+
+def _average(task: Task, model: nn.Module) -> nn.Module | None:
+    """A copy of ``model`` that is to follow its weights, when the recipe averages them."""
+    return deepcopy(model).requires_grad_(False) if task.recipe.averaging else None
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the average towards the model; buffers, which are no weights, are copied."""
+    for mean, weight in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+    for held, buffer in zip(average.buffers(), model.buffers(), strict=True):
+        held.copy_(buffer)
 
 
 def _order(task: Task, seed: int, start: int) -> Iterator[tuple[int, Tensor]]:
@@ -125,12 +145,12 @@ def _order(task: Task, seed: int, start: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def _step(task: Task, model: nn.Module, batch: Batch, optimizer: Optimizer) -> Metrics:
-    """One step of the optimiser; its loss and metrics, with the evaluations it took."""
-    solving = cast(Solving, model)
-    before = solving.evaluations
+    """One step of the optimiser; its loss and metrics, with the evaluations of a solving model."""
+    counted = cast(Solving, model) if task.recipe.tolerances else None
+    before = counted.evaluations if counted else 0
     try:
         loss, metrics = task.loss(model, batch)
-        between = solving.evaluations
+        between = counted.evaluations if counted else 0
         if not torch.isfinite(loss):
             raise Diverged(f"The loss of {task.name} is {loss.item()}; train with another seed.")
         optimizer.zero_grad(set_to_none=True)
@@ -141,8 +161,10 @@ def _step(task: Task, model: nn.Module, batch: Batch, optimizer: Optimizer) -> M
         ) from error
     nn.utils.clip_grad_norm_(model.parameters(), task.recipe.clip)
     optimizer.step()
-    counts = {"forward": between - before, "backward": solving.evaluations - between}
-    return {"loss": loss.item(), **counts, **metrics}
+    done = {"loss": loss.item(), **metrics}
+    if counted:
+        done |= {"forward": between - before, "backward": counted.evaluations - between}
+    return done
 
 
 def _progress(
@@ -155,10 +177,10 @@ def _progress(
         epochs=task.recipe.epochs,
         step=done,
         steps=task.steps,
-        tolerance=task.recipe.tolerances[epoch],
+        tolerance=task.recipe.tolerances[epoch] if task.recipe.tolerances else None,
         loss=mean.pop("loss"),
-        forward_evaluations=mean.pop("forward"),
-        backward_evaluations=mean.pop("backward"),
+        forward_evaluations=mean.pop("forward", None),
+        backward_evaluations=mean.pop("backward", None),
         metrics=mean,
         seconds=seconds,
         held_out=held_out,
@@ -172,6 +194,7 @@ def _resume(
     model: nn.Module,
     optimizer: Optimizer,
     schedule: OneCycleLR,
+    average: nn.Module | None,
 ) -> tuple[int, float]:
     """Restore the run in ``path``; return its steps and seconds. BadInput for another run's."""
     saved = read(path)
@@ -187,6 +210,8 @@ def _resume(
         model.load_state_dict(saved.model)
         optimizer.load_state_dict(saved.optimizer)
         schedule.load_state_dict(saved.schedule)
+        if average is not None:
+            average.load_state_dict(saved.average)
     except (KeyError, RuntimeError, ValueError) as error:
         raise BadInput(
             f"{path} holds another model than {task.name}; "

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from odedeploy.api import export as export
     from odedeploy.api import plan as plan
     from odedeploy.api import profile as profile
+    from odedeploy.api import retarget as retarget
     from odedeploy.api import verify as verify
     from odedeploy.runtime import load as load
 
@@ -21,6 +22,7 @@ _PUBLIC = {
     "export": "odedeploy.api",
     "plan": "odedeploy.api",
     "profile": "odedeploy.api",
+    "retarget": "odedeploy.api",
     "verify": "odedeploy.api",
     "load": "odedeploy.runtime",
 }

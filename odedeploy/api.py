@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odedeploy import files, formats, metrics
+from odedeploy import files, formats, lowering, metrics
 from odedeploy.delivery import (
     Planned,
     Progress,
@@ -22,6 +22,7 @@ from odedeploy.delivery import (
 )
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
 from odedeploy.graph import OdeGraph, input_specs, output_specs
+from odedeploy.input_files import read_inputs
 from odedeploy.latency import measured
 from odedeploy.manifest import Manifest
 from odedeploy.program import Plan
@@ -133,16 +134,40 @@ def deploy(
     loaded: Loaded, spec: ExportSpec, path: str | Path, progress: Progress = silent
 ) -> Manifest:
     """Capture, plan, lower, verify and write in one go."""
-    formats.find(spec.format)
+    formats.check_form(spec.format, spec.form)
     if problem := usable(find_target(spec.target)):
         raise Unusable(problem)
     check_folder(Path(path))
     watch = Stopwatch()
     with watch("capture"):
         graph = captured(loaded, spec, progress)
+    lowering.check_form(graph, spec.form)
     planned = plan(graph, loaded.inputs, spec=spec, progress=progress)
     planned = replace(planned, seconds={**watch.seconds, **planned.seconds})
     return export(graph, planned, path, progress)
+
+
+def retarget(
+    path: str | Path,
+    spec: ExportSpec,
+    output: str | Path,
+    inputs: Any = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Lower the ODE graph inside an exported ONNX file again, for another tolerance.
+
+    Needs no PyTorch. ``inputs`` are calibration inputs, arrays by name or in order; by default the
+    few golden inputs in the file, with the weaker promise that they support. Writes ``output``
+    with its manifest beside it, as ``export`` does.
+
+    Raises BadInput for a file without an ODE graph, and FellShort as ``export`` does.
+    """
+    from odedeploy.retargeting import planned_again
+
+    check_folder(Path(output))
+    formats.check_form(spec.format, spec.form)
+    graph, planned = planned_again(Path(path), spec, inputs, progress)
+    return export(graph, planned, output, progress)
 
 
 def load_model(
@@ -159,7 +184,7 @@ def load_model(
     address = _address(name)
     module, given = loading.load_model(address, weights)
     if inputs is not None:
-        given = loading.named_inputs(module, loading.read_inputs(inputs))
+        given = loading.named_inputs(module, read_inputs(inputs))
     if given is None:
         raise BadInput(
             f"{name} returns no example inputs; give them with --inputs FILE (.npz, .safetensors)."
@@ -213,8 +238,9 @@ def verify(
 
     Without ``against``, the golden inputs in its metadata must give their outputs. With a model,
     its inputs are solved by the reference and the file must keep the tolerance of its manifest on
-    them, at the coverage and confidence it was certified for. ``metric`` says where a metric of a
-    person's own is found now.
+    them, at the coverage and confidence it was certified for. The model is captured as it was for
+    the file: with the same noise, static inputs and fixed-step calls. ``metric`` says where a
+    metric of a person's own is found now.
 
     Raises BadInput for a file that odedeploy did not write.
     """
@@ -240,21 +266,26 @@ def _against(
     metric: str,
     progress: Progress,
 ) -> VerifyReport:
-    spec = ExportSpec(tol=manifest.tol, tols=manifest.tols, metric=metric,
-                      confidence=manifest.error.confidence)  # fmt: skip
     from odedeploy.frontends import live
+    from odedeploy.frontends.loading import named_inputs
 
+    asked = {"static": (), "noise": None, "replan": False, **manifest.extra.get("capture", {})}
+    spec = ExportSpec(tol=manifest.tol, tols=manifest.tols, metric=metric,
+                      confidence=manifest.error.confidence, replan=asked["replan"],
+                      noise=asked["noise"])  # fmt: skip
     judged = replace(metrics.of(spec), coverage=manifest.error.coverage)
-    graph = captured(loaded, spec, progress)
+    static = loaded.static.union(asked["static"]).intersection(loaded.inputs)
+    graph = captured(replace(loaded, static=static), spec, progress)
     evaluator = live(graph)
+    inputs = named_inputs(evaluator.model, loaded.inputs)
     plan = Plan.from_json(manifest.plan["program"])
     reference = solve_reference(
-        evaluator, graph.sites, loaded.inputs, judged, progress, loaded.static
+        evaluator, graph.sites, inputs, judged, progress, evaluator.static
     )
-    outcome = evaluator.run(plan, loaded.inputs, "float32")
-    rows = np.arange(batch_size(loaded.inputs, loaded.static))
+    outcome = evaluator.run(plan, inputs, "float32")
+    rows = np.arange(batch_size(inputs, evaluator.static))
     verification = check(
-        runner, loaded.inputs, outcome.outputs, reference.outcome.outputs,
+        runner, inputs, outcome.outputs, reference.outcome.outputs,
         expected_inputs=input_specs(graph.model), expected_outputs=output_specs(graph.model),
         tol=spec.tol, metric=artefact_errors(reference, outcome, rows),
     )  # fmt: skip

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +20,17 @@ from odedeploy import files, formats, metrics
 from odedeploy._version import __version__
 from odedeploy.errors import BadInput, FellShort
 from odedeploy.formats import Built, Runner
-from odedeploy.graph import OdeGraph, Outcome, input_specs, output_specs
+from odedeploy.graph import Inputs, OdeGraph, Outcome, input_specs, output_specs
 from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.metrics import Metric
 from odedeploy.program import Plan
 from odedeploy.reference import SHARE, Reference
-from odedeploy.runtime import GOLDEN, MANIFEST, Arrays
+from odedeploy.runtime import GOLDEN, MANIFEST, STEPS, Arrays
 from odedeploy.search import Certificate, Search, Splits, judge, promise, shortfall, split
 from odedeploy.spec import ExportSpec
+from odedeploy.step_counts import measured
 from odedeploy.tolerance import worst_error
-from odedeploy.verification import Verification, golden, verify
+from odedeploy.verification import GOLDEN_INPUTS, Verification, golden, verify
 
 if TYPE_CHECKING:
     from odedeploy.frontends.loading import Loaded
@@ -46,13 +47,18 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan with everything that its certificate rests on, and the seconds of each phase."""
+    """A plan with everything that its certificate rests on, and the seconds of each phase.
+
+    ``notes`` are fields for the manifest's ``extra``, ``warnings`` sentences for its readers.
+    """
 
     spec: ExportSpec
     splits: Splits
     reference: Reference
     search: Search
     seconds: Mapping[str, float]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Stopwatch:
@@ -107,7 +113,8 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         built.write(draft, {})
         runner = form.open(draft)
         verification = _verified(graph, planned, runner)
-        keepsake = golden(runner, planned.splits.certify.inputs).pack()
+        extra = {} if verification.failures else _of_form(graph, planned, runner)
+        keepsake = golden(runner, _kept_inputs(planned.splits)).pack()
     progress("verify", 1, 1)
     metric = metrics.of(spec)
     certificate = judge(
@@ -120,7 +127,13 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         graph, planned, path, verification, certificate, failures,
         {**planned.seconds, **watch.seconds},
     )
+    manifest.extra.update(extra)
     return _written(built, path, manifest, keepsake)
+
+
+def _kept_inputs(splits: Splits) -> Inputs:
+    """Inputs that may travel in the file: of the certification inputs where there are enough."""
+    return splits.certify.inputs if len(splits.certify) >= GOLDEN_INPUTS else splits.inputs
 
 
 def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification:
@@ -159,6 +172,17 @@ def artefact_errors(
     return errors
 
 
+def _of_form(graph: OdeGraph, planned: Planned, runner: Runner) -> dict[str, Any]:
+    """What the manifest says of this form alone."""
+    spec, certify = planned.spec, planned.splits.certify
+    if spec.form != "loop":
+        return {}
+    outputs = planned.reference.outcome.outputs
+    reference = {name: array[certify.rows] for name, array in outputs.items()}
+    plan = planned.search.plan
+    return {STEPS: measured(runner, plan, graph.sites, certify.inputs, reference, spec)}
+
+
 def _failures(
     verification: Verification, certificate: Certificate, planned: Planned
 ) -> tuple[str, ...]:
@@ -185,6 +209,9 @@ def _manifest(
     kept = not failures
     metric = metrics.of(spec)
     promised = promise(metric, certificate.samples, spec.confidence)
+    extra = _extra(graph, spec)
+    if "times_as_input" in extra:
+        promised += " Times are an input of the file, and these inputs share one vector of times."
     return Manifest(
         file=path.name,
         format=spec.format,
@@ -212,11 +239,22 @@ def _manifest(
         inputs=input_specs(graph.model),
         outputs=output_specs(graph.model),
         tols=dict(spec.tols),
-        extra={"route": graph.route, **_verified_of(metric)},
+        extra={**extra, **_verified_of(metric), **planned.notes},
         versions=_versions(),
         seed=spec.seed,
-        warnings=failures,
+        warnings=(*planned.warnings, *failures),
     )
+
+
+def _extra(graph: OdeGraph, spec: ExportSpec) -> dict[str, Any]:
+    """How the model was captured, and the solves whose times are an input of the file."""
+    static = sorted(getattr(graph.evaluator, "static", ()))
+    moving = [site.name for site in graph.sites if site.interval is not None]
+    return {
+        "route": graph.route,
+        "capture": {"static": static, "noise": spec.noise, "replan": spec.replan},
+        **({"times_as_input": moving} if moving else {}),
+    }
 
 
 def report(metric: Metric, certificate: Certificate) -> ErrorReport:

@@ -77,7 +77,7 @@ class Grid:
 
     @classmethod
     def spread(
-        cls, outputs: Sequence[float], steps: int, nodes: Sequence[float], mass: Sequence[float]
+        cls, outputs: Sequence[float], steps: int, nodes: np.ndarray, mass: np.ndarray
     ) -> Grid:
         """Like ``through``, with steps placed so that each carries the same mass.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from odedeploy.errors import BadInput, UnknownName
 
-FORMS = ("unrolled",)
+FORMS = ("unrolled", "loop")
 PRECISIONS = ("fp32",)
 METRICS = ("output", "state", "agreement")
 """Beside these a metric is a person's own function, ``module:function``."""

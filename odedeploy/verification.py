@@ -25,6 +25,10 @@ OTHER_BATCH = 3
 """A batch size between one and ``ROWS`` at which answers are compared."""
 
 
+GOLDEN_INPUTS = 4
+"""Inputs that travel in a file."""
+
+
 @dataclass(frozen=True)
 class Verification:
     """What a verification found; true when nothing failed.
@@ -121,7 +125,7 @@ def verify(
     )
 
 
-def golden(runner: Runner, inputs: Arrays, k: int = 4) -> Golden:
+def golden(runner: Runner, inputs: Arrays, k: int = GOLDEN_INPUTS) -> Golden:
     """The first ``k`` of ``inputs`` with the artefact's outputs, to travel in its metadata.
 
     Another machine may differ by ten times what two float32 computations of one plan may: kernels

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from pattern_base import Built, Conditioned, Field, Model, Solver, pattern, rows, unit
 from torch import Tensor, nn
-from torchdiffeq import odeint
+from torchdiffeq import odeint, odeint_adjoint
 
 
 @pattern("time runs backwards")
@@ -92,3 +92,54 @@ def span_per_sample() -> Built:
 def one_step_per_interval() -> Built:
     times = (0.0, 0.2, 0.5, 1.0)
     return Solver(partial(odeint, method="heun2"), times=times, last=False), rows()
+
+
+@pattern("output times as an input of the model", static=("c",))
+def times_as_an_input() -> Built:
+    def forward(m: Model, y: Tensor, c: Tensor) -> Tensor:
+        return odeint(m.field, y, c)
+
+    return Conditioned(forward, field=Field()), {**rows(), "c": torch.tensor([0.1, 0.5, 0.7, 1.3])}
+
+
+@pattern("only the end time is an input, a single number, and time runs backwards", static=("c",))
+def end_time_as_an_input() -> Built:
+    def forward(m: Model, y: Tensor, c: Tensor) -> Tensor:
+        return odeint_adjoint(m.field, y, torch.stack([c, torch.zeros(())]))[-1]
+
+    return Conditioned(forward, field=Field()), {**rows(), "c": torch.tensor(0.9)}
+
+
+@pattern("times computed from an input: differences, cast, normalised, a tuple state", static=("c",))
+def times_computed_from_an_input() -> Built:
+    def forward(m: Model, y: Tensor, c: Tensor) -> Tensor:
+        t = ((c - c[0]) / (c[-1] - c[0])).type_as(y)
+        z, energy = odeint(
+            lambda t, s: (m.field(t, s[0]), (s[0] ** 2).sum(1)), (y, y.new_zeros(len(y))), t
+        )
+        return z[-1] + energy[1][:, None]
+
+    times = torch.tensor([0.5, 1.5, 2.75], dtype=torch.float64)
+    return Conditioned(forward, field=Field()), {**rows(), "c": times}
+
+
+@pattern("ODE-RNN: observations at times that are an input, a solve between each two", static=("c",))
+def observation_times_as_an_input() -> Built:
+    def forward(m: Model, y: Tensor, c: Tensor) -> Tensor:
+        h = torch.zeros(y.shape[0], 3)
+        for i in range(y.shape[1]):
+            h = odeint(m.field, h, c[i : i + 2])[-1]
+            h = m.cell(y[:, i], h)
+        return h
+
+    times = torch.tensor([0.1, 0.4, 1.2, 1.6])
+    return Conditioned(forward, field=Field(), cell=nn.GRUCell(2, 3)), {**rows(3, 2), "c": times}
+
+
+@pattern("a fixed-step trajectory on output times that are an input", static=("c",))
+def fixed_steps_between_input_times() -> Built:
+    def forward(m: Model, y: Tensor, c: Tensor) -> Tensor:
+        return odeint(m.field, y, c, method="rk4")
+
+    return Conditioned(forward, field=Field()), {**rows(), "c": torch.tensor([0.1, 0.5, 0.7, 1.3])}
+

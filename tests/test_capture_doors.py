@@ -104,22 +104,103 @@ def test_noise_that_cannot_be_given_is_refused(name: str) -> None:
 # -- times and static inputs ------------------------------------------------------------------
 
 
-TIMES: dict[str, Callable[[Tensor], Tensor]] = {
+KNOTS = np.array([0.1, 0.4, 0.5, 1.0], np.float32)
+BY_TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
     "the input itself": lambda c: c,
-    "its end": lambda c: torch.linspace(0, float(c[-1]), 3),
-    "sorted": lambda c: torch.unique(c),
+    "a part": lambda c: c[1:3],
+    "backwards": lambda c: c.flip(0),
+    "its end": lambda c: torch.stack([c.new_zeros(()), c[-1]]),
+    "written into place": lambda c: _written(c),
+    "sums of gaps": lambda c: torch.cumsum(c, 0),
+    "sorted": lambda c: torch.sort(c).values,
 }
 
 
-@pytest.mark.parametrize("static", [True, False], ids=["static", "batched"])
-@pytest.mark.parametrize("name", TIMES)
-def test_times_from_an_input_are_refused(name: str, static: bool) -> None:
-    pick = TIMES[name] if static else lambda c: TIMES[name](c[0])
-    model = Conditioned(lambda m, y, c: odeint(m.field, y, pick(c))[-1], field=Field())
-    times = np.linspace(0, 1, 4, dtype=np.float32)
-    given = times if static else np.tile(times, (8, 1))
-    with pytest.raises(CaptureRefused, match=r"test_capture_doors\.py:\d+: the times .* inputs"):
-        capture(model, {"y": ROWS, "c": given}, {"c"} if static else ())
+def _written(c: Tensor) -> Tensor:
+    times = torch.zeros(3)
+    times[1:] = c[:2] * 2
+    return times
+
+
+def conditioned(pick: Callable[[Tensor], Tensor]) -> Conditioned:
+    return Conditioned(lambda m, y, c: odeint(m.field, y, pick(c)), field=Field())
+
+
+@pytest.mark.parametrize("name", BY_TENSORS)
+def test_times_from_an_input_stay_an_input(name: str) -> None:
+    pick = BY_TENSORS[name]
+    model = conditioned(pick)
+    graph = capture(model, {"y": ROWS, "c": KNOTS}, {"c"})
+    assert [s.interval for s in graph.sites] == list(range(len(pick(torch.from_numpy(KNOTS))) - 1))
+    assert len(graph.model.functions) == 1
+    for times in (KNOTS, KNOTS * 0.7 + 0.2):
+        found = run(graph, y=ROWS, c=times)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(ROWS), torch.from_numpy(times)).transpose(0, 1)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", BY_TENSORS)
+def test_times_from_a_row_of_the_batch_are_refused(name: str) -> None:
+    model = conditioned(lambda c: BY_TENSORS[name](c[0]))
+    with pytest.raises(CaptureRefused, match=r"test_capture_doors\.py:\d+: .*'c'.*--static c"):
+        capture(model, {"y": ROWS, "c": np.tile(KNOTS, (8, 1))})
+
+
+def test_input_that_equals_constant_times_is_not_taken_for_them() -> None:
+    times = torch.from_numpy(KNOTS)
+    model = Conditioned(lambda m, y, c: odeint(m.field, y, times)[-1] + c[-1], field=Field())
+    (site,) = capture(model, {"y": ROWS, "c": KNOTS}, {"c"}).sites
+    assert site.interval is None and site.times == tuple(KNOTS.astype(float))
+
+
+def test_shape_and_dtype_of_an_input_leave_times_constant() -> None:
+    def times(c: Tensor) -> Tensor:
+        steps = torch.linspace(0, 1, 3).to(c) * torch.ones_like(c[:3])
+        return torch.cat([steps, c.new_full((1,), 2.0)])
+
+    (site,) = capture(conditioned(times), {"y": ROWS, "c": KNOTS}, {"c"}).sites
+    assert site.interval is None and site.times == (0.0, 0.5, 1.0, 2.0)
+
+
+READ: dict[str, tuple[Callable[[Tensor], Tensor], Any]] = {
+    "a float": (lambda c: torch.tensor([0.0, float(c[-1])]), KNOTS),
+    "an array": (lambda c: torch.tensor(c.numpy()), KNOTS),
+    "a whole number": (lambda c: torch.tensor([0.0, 1.0 + c.item()]), np.int64(2)),
+    "a number of times": (lambda c: torch.linspace(0, 1, int(c)), np.int64(3)),
+    "a branch": (lambda c: torch.arange(3.0) if c == 3 else torch.arange(2.0), np.int64(3)),
+    "an index": (lambda c: torch.tensor([[0.0, 1.0], [0.0, 2.0]][int(c)]), np.int64(1)),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_times_by_way_of_python_numbers_are_refused(name: str) -> None:
+    pick, given = READ[name]
+    with pytest.raises(CaptureRefused, match=r"test_capture_doors\.py:\d+: .*Python"):
+        capture(conditioned(pick), {"y": ROWS, "c": given}, {"c"})
+
+
+def test_as_many_times_for_all_inputs() -> None:
+    model = conditioned(lambda c: c[: 2 + int(c[0] > 0.1001)])
+    with pytest.raises(CaptureRefused, match=r"test_capture_doors\.py:\d+: the number of times"):
+        capture(model, {"y": ROWS, "c": KNOTS}, {"c"})
+
+
+KEPT: dict[str, dict[str, Any]] = {
+    "step size": {"method": "rk4", "options": {"step_size": 0.05}},
+    "long step": {"method": "euler", "options": {"step_size": 0.7}},
+    "multi-step": {"method": "explicit_adams"},
+    "own grid": {"method": "euler", "options": {"grid_constructor": lambda f, y, t: t}},
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_fixed_steps_that_depend_on_run_time_times_are_refused(name: str) -> None:
+    model = Conditioned(lambda m, y, c: odeint(m.field, y, c, **KEPT[name])[-1], field=Field())
+    given = {"y": ROWS, "c": KNOTS}
+    with pytest.raises(CaptureRefused, match=r"test_capture_doors\.py:\d+: .*--replan"):
+        capture(model, given, {"c"})
+    assert not any(site.kept for site in capture(model, given, {"c"}, replan=True).sites)
 
 
 def test_unbatched_input_is_asked_for_by_name() -> None:

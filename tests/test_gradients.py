@@ -78,12 +78,17 @@ def inplace(x: Tensor) -> Tensor:
     return x.clone().mul_(2).tanh_()[:, [2, 0, 1]]
 
 
+def viewing(x: Tensor) -> Tensor:
+    parts = x.unbind(1)
+    return torch.stack([parts[2][:], parts[0], x[:, :1].squeeze(1) * 2], 1)
+
+
 def differentiating(x: Tensor) -> Tensor:
     leaf = x.detach().requires_grad_()
     return torch.autograd.grad(leaf.pow(3).sum(), leaf)[0].detach()
 
 
-@pytest.mark.parametrize("stem", [torch.tanh, inplace, differentiating])
+@pytest.mark.parametrize("stem", [torch.tanh, inplace, viewing, differentiating])
 def test_repeated_forwards_are_the_plain_ones(stem: Callable[[Tensor], Tensor]) -> None:
     calls: list[int] = []
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchless
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy_models import model_of, network, points
@@ -213,7 +214,8 @@ def test_order_conditions_hold_exactly(
     np.testing.assert_allclose(dense.weights[1:].sum(axis=1), lengths, rtol=1e-9)
     if not decoupled:
         np.testing.assert_allclose(dense.times - times[0], nodes, atol=1e-9)
-    if order == 2:
+    assert family.order == order or dense.stages < 3
+    if family.order == 2:
         np.testing.assert_allclose(dense.weights[1:] @ nodes, lengths**2 / 2, rtol=1e-6)
         np.testing.assert_allclose(
             dense.weights[1:] @ (dense.times - times[0]), lengths**2 / 2, rtol=1e-6
@@ -247,7 +249,7 @@ def test_noise_amplification_is_penalised_beyond_its_cap() -> None:
         plan = Plan((replace(solve_plan("s", SOLVERS["euler"], Grid.uniform(0, 1, 2)),
                              program=program),))  # fmt: skip
         families = Families((_site((0.0, 1.0)),), plan, 1)
-        assert float(families.penalty()) == pytest.approx(excess**2)
+        assert float(families.penalty().detach()) == pytest.approx(excess**2)
 
 
 # Grids.
@@ -268,7 +270,7 @@ def test_densities_find_where_the_solution_moves(decay: odedeploy.OdeGraph) -> N
 def test_a_moved_grid_has_a_smaller_error(decay: odedeploy.OdeGraph) -> None:
     evaluator, inputs = live(decay), inputs_of(64)
     truth = _errors_against_fine(decay, inputs)
-    plan = _classical(decay, "ab2_euler", 6)
+    plan = _classical(decay, "midpoint", 5)
     layout = _study(decay)[0].layout
     moved = grids.moved(plan, layout, grids.equidistributed(evaluator, decay.sites, inputs, 2))
     assert moved.evaluations == plan.evaluations
@@ -306,7 +308,7 @@ def test_closed_form_is_no_worse_on_its_inputs(decay: odedeploy.OdeGraph) -> Non
 
 def test_learning_beats_every_classical_plan_of_the_same_cost(decay: odedeploy.OdeGraph) -> None:
     study, ladder = _study(decay)
-    improved = Improvement(study, ladder, live(decay))
+    improved = Improvement(study, ladder, live(decay), _classical(decay, "ab2_euler", 5))
     with study.screening():
         improved.exactly(5)
         best = min(rung.error for rung in ladder.exactly(5))
@@ -442,13 +444,9 @@ def test_an_over_fitted_plan_is_refused(kind: str, passed: bool) -> None:
     assert planning.Tested(_candidate(kind, 4, 0.4, 0.5), certificate).passed
 
 
-def test_the_search_needs_no_torch(python: Callable) -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from odedeploy.search import search\n"
-        "print(sorted(m for m in sys.modules if m.startswith('odedeploy.search')))"
-    )
-    assert "odedeploy.search.planning" in python("-c", code).stdout
+def test_the_search_needs_no_torch() -> None:
+    done = torchless.run("from odedeploy.search import search; print(search.__module__)")
+    assert done.stdout.strip() == "odedeploy.search.planning", done.stderr
 
 
 def _site(times: tuple[float, ...]):  # type: ignore[no-untyped-def]

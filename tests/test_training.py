@@ -131,7 +131,7 @@ def test_a_finished_run_takes_no_more_steps(tmp_path, finished):
     [
         (tiny(), 1, "its seed is 0, not 1"),
         (tiny(replace(RECIPE, clip=2.0)), 0, "its clip is 1.0, not 2.0"),
-        (tiny(RECIPE.lasting(3)), 0, "its tolerances is"),
+        (tiny(RECIPE.lasting(3)), 0, "its epochs is 2, not 3"),
         (tiny(size=80), 0, "its steps is 12, not 10"),
         (tiny(channels=8), 0, "another model"),
     ],
@@ -209,9 +209,10 @@ def test_unusable_requests_are_refused(tmp_path, monkeypatch):
     [(1, "5"), (2, "25"), (3, "225"), (4, "2225"), (8, "22222255"), (12, "2" * 9 + "555")],
 )
 def test_a_recipe_keeps_its_course_over_other_epochs(epochs, tolerances):
-    recipe = Recipe(tolerances=(1e-2,) * 6 + (1e-5,) * 2)
+    recipe = Recipe(epochs=8, tolerances=(1e-2,) * 6 + (1e-5,) * 2)
     assert recipe.lasting(epochs).tolerances == tuple(float(f"1e-{d}") for d in tolerances)
-    assert replace(recipe.lasting(epochs), tolerances=recipe.tolerances) == recipe
+    again = replace(recipe.lasting(epochs), epochs=8, tolerances=recipe.tolerances)
+    assert again == recipe
 
 
 def test_a_recipe_needs_an_epoch():
@@ -255,7 +256,7 @@ def test_the_loop_trains_what_is_no_classifier(tmp_path):
         loss=loss,
         held_out=lambda model: {},
         test=lambda model: {},
-        recipe=Recipe(tolerances=(1e-3,) * 20, batch=16, learning_rate=5e-2, weight_decay=0.0),
+        recipe=Recipe(20, (1e-3,) * 20, batch=16, learning_rate=5e-2, weight_decay=0.0),
         data={"name": "points"},
     )
     reports = []

@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 
 from odedeploy.models import mnist, training
-from odedeploy.models.mnist_odenet import OdeNet, classify
+from odedeploy.models.classification import classify
+from odedeploy.models.mnist_odenet import NAME, OdeNet
 from odedeploy.models.tasks import Recipe, Task
 
-RECIPE = Recipe(tolerances=(1e-1, 1e-2), batch=16)
+RECIPE = Recipe(epochs=2, tolerances=(1e-1, 1e-2), batch=16)
 EVERY = 4
 
 
@@ -32,7 +33,12 @@ def digits(first: int, last: int) -> mnist.Digits:
 def tiny(recipe: Recipe = RECIPE, size: int = 96, channels: int = 4) -> Task:
     """Six steps an epoch, two epochs."""
     return classify(
-        lambda: OdeNet(channels, tolerance=1e-2), recipe, digits(0, size), digits(96, 128), None
+        NAME,
+        lambda: OdeNet(channels, tolerance=1e-2),
+        recipe,
+        digits(0, size),
+        digits(96, 128),
+        None,
     )
 
 

@@ -56,10 +56,11 @@ class Built(Protocol):
 
 
 class Format(Protocol):
-    """One file format. ``suffix`` includes the dot."""
+    """One file format. ``suffix`` includes the dot; ``forms`` are the forms that it can hold."""
 
     name: str
     suffix: str
+    forms: tuple[str, ...]
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> Built:
         """The artefact of ``plan``; raises BadInput when the format cannot hold it."""
@@ -77,6 +78,16 @@ def find(name: str) -> Format:
     module, _, attribute = FORMATS[name].partition(":")
     chosen: Format = getattr(import_module(module), attribute)()
     return chosen
+
+
+def check_form(name: str, form: str) -> None:
+    """Raises UnknownName for an unknown format, BadInput for a form that it cannot hold."""
+    held = find(name).forms
+    if form not in held:
+        raise BadInput(
+            f"The format {name!r} cannot hold the form {form!r}, only {', '.join(held)}; choose "
+            "another."
+        )
 
 
 def from_path(path: str | os.PathLike[str]) -> Format:

@@ -48,6 +48,7 @@ class BuiltOnnx:
 class Onnx:
     name = "onnx"
     suffix = ".onnx"
+    forms = ("unrolled", "loop")
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltOnnx:
         from odedeploy.graph.serial import pack
@@ -57,7 +58,8 @@ class Onnx:
         model = clean(lower(graph, plan, form))
         if graph.trace is not None:
             return BuiltOnnx(model, {})
-        return BuiltOnnx(model, {GRAPH: pack(graph, model.graph.initializers)})
+        weights = {n: v for body in model.graphs() for n, v in body.initializers.items()}
+        return BuiltOnnx(model, {GRAPH: pack(graph, weights)})
 
     def open(self, path: str | os.PathLike[str], threads: int | None = None) -> Model:
         return load(path, threads=threads)

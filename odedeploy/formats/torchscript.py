@@ -77,6 +77,7 @@ class TorchScriptModel:
 class TorchScript:
     name = "torchscript"
     suffix = ".pt"
+    forms = ("unrolled",)
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltTorchScript:
         """Traced on the example rows. Tracing warns of every value that it makes a constant, stage

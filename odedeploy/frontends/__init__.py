@@ -15,11 +15,19 @@ from odedeploy.frontends.assembly import assemble
 from odedeploy.frontends.evaluation import TorchEvaluator, plan_handler
 from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import SolveCall, intercept
+from odedeploy.frontends.intervals import chained
 from odedeploy.frontends.markers import marker_handler
 from odedeploy.frontends.naming import biases
 from odedeploy.frontends.noise import settle
 from odedeploy.frontends.preserve import preserved
-from odedeploy.frontends.recording import Recording, flatten, input_names, record, sites
+from odedeploy.frontends.recording import (
+    Recording,
+    flatten,
+    input_names,
+    moving,
+    record,
+    sites,
+)
 from odedeploy.frontends.simple import VectorField, flow
 from odedeploy.frontends.tracing import BATCH, Untraceable, trace
 from odedeploy.graph import Inputs, OdeGraph, Site, output_specs
@@ -54,7 +62,7 @@ def capture(
             model = noisy
             examples = Examples.of(noisy.filled(inputs), examples.static)
             recording = record(model, examples.pair(0))
-        found = sites(recording, record(model, examples.pair(1)), replan)
+        found = sites(recording, _again(model, examples, recording), examples.batched, replan)
         return _graph(model, examples, recording, found)
 
 
@@ -76,6 +84,21 @@ def live(graph: OdeGraph) -> TorchEvaluator:
     return graph.evaluator
 
 
+def _again(model: nn.Module, examples: Examples, first: Recording) -> Recording:
+    """A second recording, on inputs that differ in all that the model may depend on."""
+    try:
+        return record(model, examples.pair(1, first.read))
+    except BadInput as error:
+        read = {name: examples.inputs[name].dtype for name in first.read}
+        integers = [n for n, dtype in read.items() if not np.issubdtype(dtype, np.inexact)]
+        if not integers:
+            raise
+        raise CaptureRefused(
+            f"{first.read[integers[0]]}: the value of the input {integers[0]!r} is read in Python, "
+            "which the exported model cannot do; make it an attribute of the model."
+        ) from error
+
+
 def _graph(
     model: nn.Module, examples: Examples, recording: Recording, found: tuple[Site, ...]
 ) -> OdeGraph:
@@ -83,15 +106,23 @@ def _graph(
     outputs = flatten(recording.result)
     batches = examples.batches([*model.parameters(), *model.buffers(), *states, *outputs.values()])
     write = partial(trace, model, examples, batches, tuple(outputs))
+    spans = moving(found)
     unrolled: Callable[[Plan], ir.Model] | None = None
+
+    def marked(concrete: bool) -> tuple[ir.Model, tuple[Site, ...]]:
+        names = [site.name for site in found]
+        return assemble(write(lambda: chained(marker_handler(names), spans), concrete), found)
+
     try:
-        graph = write(lambda: marker_handler([site.name for site in found]))
-        graph, found = assemble(graph, found)
+        try:
+            graph, found = marked(concrete=False)
+        except Untraceable:
+            graph, found = marked(concrete=True)
     except Untraceable as reason:
         if not found:
             raise CaptureRefused(f"The model cannot be captured: {reason}.") from reason
         found = tuple(replace(site, field="") for site in found)
-        unrolled = partial(_unrolled, model, write)
+        unrolled = partial(_unrolled, model, write, spans)
         try:
             graph = unrolled(_least(found))
         except Untraceable as second:
@@ -102,14 +133,16 @@ def _graph(
     rows = {name: tensor.numpy() for name, tensor in examples.tiled(batches[0]).items()}
     axes = _batch_axes(graph, found) if examples.batched else {}
     found = tuple(replace(site, constants=biases(graph, site, model)) for site in found)
-    evaluator = TorchEvaluator(model, rows, examples.static, axes)
+    evaluator = TorchEvaluator(model, rows, examples.static, axes, spans)
     return OdeGraph(graph, found, evaluator, unrolled)
 
 
-def _unrolled(model: nn.Module, write: Callable[..., ir.Model], plan: Plan) -> ir.Model:
+def _unrolled(
+    model: nn.Module, write: Callable[..., ir.Model], spans: Sequence[bool], plan: Plan
+) -> ir.Model:
     """ONNX of the model under ``plan``, every evaluation of it traced."""
     with preserved(model):
-        return write(lambda: plan_handler(plan, model), concrete=True)
+        return write(lambda: chained(plan_handler(plan, model), spans), concrete=True)
 
 
 def _least(found: Sequence[Site]) -> Plan:

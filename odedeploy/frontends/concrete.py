@@ -22,12 +22,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 LARGEST = 4096
 """Most numbers of a constant that is computed so."""
 
+SHORT = 64
+"""Most numbers of a tensor of the model's that is taken for a constant: times, say."""
+
 
 class Concrete(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs operators whose operands are constants outside the trace.
 
-    Constants are new tensors of Python numbers and what is computed from them, with the help of
-    weights and tables. What follows from weights alone is traced, so that none is stored twice.
+    Constants are new tensors of Python numbers, short tensors that the model holds, and what is
+    computed from them, with the help of weights and tables. What follows from weights alone is
+    traced, so that none is stored twice.
     """
 
     def __init__(self) -> None:
@@ -58,7 +62,9 @@ class Concrete(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(_is_traced(tensor) for tensor in tensors):
             return False
         new = not tensors or func is torch.ops.aten.lift_fresh.default
-        return new or any(id(tensor) in self._constants for tensor in tensors)
+        return new or any(
+            id(tensor) in self._constants or tensor.numel() <= SHORT for tensor in tensors
+        )
 
 
 def _is_traced(tensor: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from odedeploy.errors import BadInput, CaptureRefused
 from odedeploy.executor import Field, States, solve
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import Handler, SolveCall, intercept
+from odedeploy.frontends.intervals import chained
 from odedeploy.frontends.own_constants import own_fields
 from odedeploy.frontends.prefix import Prefix
 from odedeploy.frontends.preserve import preserved
@@ -35,7 +37,8 @@ class TorchEvaluator:
     """The captured model with its solves replaced by plans.
 
     ``example`` holds a few rows of the inputs it was captured with; inputs in ``static`` have no
-    batch axis. ``axes`` is the place of the batch axis in each output.
+    batch axis. ``axes`` is the place of the batch axis in each output. ``moving`` says which
+    solves have run-time times.
     """
 
     def __init__(
@@ -44,11 +47,13 @@ class TorchEvaluator:
         example: Inputs,
         static: frozenset[str] = frozenset(),
         axes: Mapping[str, int] | None = None,
+        moving: Sequence[bool] = (),
     ) -> None:
         self.model = model
         self.example = dict(example)
         self.static = static
         self.axes = dict(axes or {})
+        self.moving = tuple(moving)
 
     def run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         """Outputs and final states of the model under ``plan``, in ``"float32"`` or ``"float64"``.
@@ -72,7 +77,7 @@ class TorchEvaluator:
 
         def forward(plan: Plan) -> Answers:
             states: dict[str, Tensor] = {}
-            planned = plan_handler(plan, self.model, states, attached=True)
+            planned = self.handler(plan, states, attached=True)
             with prefix(planned) as handler, intercept(handler):
                 result = flatten(self.model(**tensors), attached=True)
             return self._batch_first(result), states
@@ -104,11 +109,18 @@ class TorchEvaluator:
 
         ``visit`` may evaluate the field elsewhere. All inputs run at once.
         """
-        self.forward(inputs, "float64", plan_handler(plan, self.model, visit=visit))
+        handler = plan_handler(plan, self.model, visit=visit)
+        self.forward(inputs, "float64", chained(handler, self.moving))
 
     def module(self, plan: Plan) -> nn.Module:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
-        return _Planned(self.model, plan, tuple(self.example))
+        return _Planned(self, plan)
+
+    def handler(
+        self, plan: Plan, states: dict[str, Tensor] | None = None, attached: bool = False
+    ) -> Handler:
+        """Computes the solves of one forward by ``plan``, its gradients ``attached`` or cut."""
+        return chained(plan_handler(plan, self.model, states, attached), self.moving)
 
     def as_written(self, inputs: Inputs) -> tuple[Outcome, float]:
         """Outputs and final states of the model as its author wrote it, one input at a time.
@@ -142,7 +154,7 @@ class TorchEvaluator:
 
     def _run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         states: dict[str, Tensor] = {}
-        outputs = self.forward(inputs, precision, plan_handler(plan, self.model, states))
+        outputs = self.forward(inputs, precision, self.handler(plan, states))
         return Outcome(outputs, {name: tensor.numpy() for name, tensor in states.items()})
 
     def forward(
@@ -169,14 +181,14 @@ class TorchEvaluator:
 
 
 class _Planned(nn.Module):
-    def __init__(self, model: nn.Module, plan: Plan, names: tuple[str, ...]) -> None:
+    def __init__(self, evaluator: TorchEvaluator, plan: Plan) -> None:
         super().__init__()
-        self.model = model
-        self._plan = plan
-        self._names = names
+        self.model = evaluator.model
+        self._handler = partial(evaluator.handler, plan)
+        self._names = tuple(evaluator.example)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad(), intercept(plan_handler(self._plan, self.model)):
+        with torch.no_grad(), intercept(self._handler()):
             result = self.model(**dict(zip(self._names, tensors, strict=True)))
         return tuple(flatten(result).values())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,16 +52,22 @@ class Examples:
     def batched(self) -> tuple[str, ...]:
         return tuple(name for name in self.inputs if name not in self.static)
 
-    def pair(self, part: int) -> dict[str, Tensor]:
+    def pair(self, part: int, read: Collection[str] = ()) -> dict[str, Tensor]:
         """Two rows, others for each ``part`` as far as there are any.
 
         In every part but the first, all numbers are a little larger as well, so that what follows
-        from an input differs between two parts.
+        from an input differs between two parts; integers, which may be indices, only in the inputs
+        named in ``read``.
         """
         rows = self._taken([2 * part, 2 * part + 1])
         if not part:
             return rows
-        return {n: x * NUDGE if x.is_floating_point() else x for n, x in rows.items()}
+        for name, tensor in rows.items():
+            if tensor.is_floating_point():
+                rows[name] = tensor * NUDGE
+            elif name in read:
+                rows[name] = ~tensor if tensor.dtype == torch.bool else tensor + 1
+        return rows
 
     def tiled(self, batch: int) -> dict[str, Tensor]:
         """Rows repeated to ``batch`` of them."""

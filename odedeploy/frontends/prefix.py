@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from odedeploy.executor import States
 from odedeploy.frontends.interception import Handler, SolveCall
@@ -78,7 +78,8 @@ class _Replay(TorchDispatchMode):  # type: ignore[no-untyped-call]
         place, self._place = self._place, self._place + 1
         if self.faithful and self._replaying:
             if place < len(self._results) and self._results[place][0] is func:
-                return self._results[place][1]
+                # a tensor that autograd has seen cannot come out of another operator again
+                return tree_map_only(Tensor, Tensor.detach, self._results[place][1])
             self.faithful = False
         result = func(*args, **(kwargs or {}))
         if self.faithful:

@@ -34,14 +34,14 @@ def probe(solver: Solver, times: Tensor, site: str, method: str) -> SolvePlan:
     requests, outputs = _coordinates(solver, times, evaluations)
     if len(requests) != evaluations:
         raise _not_linear(method)
-    program = _sparse(requests, outputs, _noise(times))
+    program = _sparse(requests, outputs, round_off(times))
     marks = tuple(float(t) for t in times)
     plan = SolvePlan(site, method, Grid(marks, tuple(range(len(marks)))), program)
     _check(solver, times, plan)
     return plan
 
 
-def _noise(times: Tensor) -> float:
+def round_off(times: Tensor) -> float:
     """Round-off of coefficients: solvers compute them in the dtype of the times."""
     dtype = times.dtype if times.is_floating_point() else torch.float64
     return 16 * torch.finfo(dtype).eps * max(1.0, float(times.double().abs().max()))
@@ -105,13 +105,15 @@ def _without(difference: np.ndarray, noise: float) -> np.ndarray:
     return np.where(np.abs(difference) < noise, 0.0, difference)
 
 
-def _check(solver: Solver, times: Tensor, plan: SolvePlan) -> None:
-    def field(t: Tensor, states: States) -> States:
-        return (torch.cos(3 * states[0]) + torch.sin(t),)
+def curved(t: Tensor, states: States) -> States:
+    """A field on which no two methods agree."""
+    return (torch.cos(3 * states[0]) + torch.sin(t),)
 
+
+def _check(solver: Solver, times: Tensor, plan: SolvePlan) -> None:
     initial = (torch.linspace(-1, 1, 7, dtype=torch.float64),)
-    (expected,), (found,) = solver(field, initial, times), execute(plan.program, field, initial)
-    tolerance = max(1e-9, _noise(times) * len(plan.program.instructions))
+    (expected,), (found,) = solver(curved, initial, times), execute(plan.program, curved, initial)
+    tolerance = max(1e-9, round_off(times) * len(plan.program.instructions))
     if not torch.allclose(expected, found, rtol=tolerance, atol=tolerance):
         raise _not_linear(plan.solver)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,16 +14,25 @@ from odedeploy.errors import BadInput, CaptureRefused, Diverged
 from odedeploy.executor import States
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import SolveCall, intercept, solver_functions
+from odedeploy.frontends.intervals import UNIT, kept_intervals
 from odedeploy.frontends.noise import Draw, watched
 from odedeploy.frontends.probing import probe
+from odedeploy.frontends.provenance import Provenance
 from odedeploy.graph import Site
+from odedeploy.program import SolvePlan
 
 
 @dataclass
 class Recording:
-    """The solves of one forward, in order, and what the forward returned."""
+    """The solves of one forward, in order, and what the forward returned.
+
+    ``origins`` are, by solve, the inputs that its times are computed from; ``read`` holds the
+    inputs whose numbers Python code read, and the line where it did.
+    """
 
     calls: list[SolveCall] = field(default_factory=list)
+    origins: list[frozenset[str]] = field(default_factory=list)
+    read: Mapping[str, str] = field(default_factory=dict)
     draws: list[Draw] = field(default_factory=list)
     result: Any = None
 
@@ -36,12 +45,17 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
     does not run on its inputs.
     """
     recording = Recording()
+    provenance = Provenance(inputs)
+    recording.read = provenance.read
 
     def handle(call: SolveCall) -> States:
         recording.calls.append(call)
+        recording.origins.append(provenance.of(call.times))
         before = len(recording.draws)
-        own_gradients(call.field)(call.times[0].to(call.initial[0].dtype), call.initial)
-        trajectories = _as_written(call)
+        with provenance.paused():
+            own_gradients(call.field)(call.times[0].to(call.initial[0].dtype), call.initial)
+            trajectories = _as_written(call)
+        provenance.mark(trajectories, frozenset(inputs))
         if len(recording.draws) > before:
             raise CaptureRefused(
                 f"{recording.draws[before].location}: the vector field draws noise at every "
@@ -55,7 +69,7 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
         return trajectories
 
     known = solver_functions()
-    with torch.enable_grad(), intercept(handle), watched() as recording.draws:
+    with torch.enable_grad(), intercept(handle), watched() as recording.draws, provenance:
         try:
             recording.result = model(**inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -82,37 +96,78 @@ def _as_written(call: SolveCall) -> States:
         ) from error
 
 
-def sites(first: Recording, second: Recording, replan: bool) -> tuple[Site, ...]:
+def sites(
+    first: Recording, second: Recording, batched: Collection[str], replan: bool
+) -> tuple[Site, ...]:
     """The solves as sites, when two recordings on different inputs agree.
 
-    Raises CaptureRefused when the number of solves or their times depend on the data.
+    Times that are computed from inputs without a batch axis are run-time times. Raises
+    CaptureRefused when the number of solves or their times depend on the data otherwise.
     """
     if len(first.calls) != len(second.calls):
         raise CaptureRefused(
             f"{(first.calls + second.calls)[0].location}: the model solves {len(first.calls)} ODEs "
             f"for some inputs and {len(second.calls)} for others; make their number fixed."
         )
-    return tuple(
-        _site(f"solve{i}", a, b, replan)
-        for i, (a, b) in enumerate(zip(first.calls, second.calls, strict=True))
-    )
+    found: list[Site] = []
+    for call, other, origins in zip(first.calls, second.calls, first.origins, strict=True):
+        times, moved = _times(call), _times(other)
+        if origins:
+            _refuse_rows(call, sorted(origins.intersection(batched)))
+        elif times != moved:
+            raise CaptureRefused(
+                f"{call.location}: the times of the solve depend on the inputs ({_few(times)} for "
+                f"some, {_few(moved)} for others) by way of Python numbers, which cannot be "
+                "followed; compute them by tensor operations, such as torch.stack, or fix them."
+            )
+        if len(times) != len(moved):
+            raise CaptureRefused(
+                f"{call.location}: the number of times depends on the inputs ({len(times)} for "
+                f"some, {len(moved)} for others); give as many times for all."
+            )
+        write = _intervals if origins else _site
+        found += write(call, len(found), times, replan)
+    return tuple(found)
 
 
-def _site(name: str, call: SolveCall, other: SolveCall, replan: bool) -> Site:
-    times = _times(call)
-    if times != _times(other):
-        raise CaptureRefused(
-            f"{call.location}: the times of the solve depend on the inputs ({_few(times)} for "
-            f"some, {_few(_times(other))} for others), and times are constants of the exported "
-            "model; fix them inside the model."
-        )
+def _site(call: SolveCall, first: int, times: tuple[float, ...], replan: bool) -> tuple[Site, ...]:
     kept = None
     if call.kept is not None and not replan:
-        kept = probe(call.kept, call.times.detach(), name, call.method)
-    return Site(
-        name=name, field=f"field{name.removeprefix('solve')}", times=times,
-        states=len(call.initial), method=call.method, kept=kept, location=call.location,
-    )
+        kept = probe(call.kept, call.times.detach(), f"solve{first}", call.method)
+    return (
+        Site(f"solve{first}", f"field{first}", times, len(call.initial), call.method, kept,
+             call.location),
+    )  # fmt: skip
+
+
+def _intervals(
+    call: SolveCall, first: int, times: tuple[float, ...], replan: bool
+) -> tuple[Site, ...]:
+    """One site for each interval between run-time times."""
+    numbers = range(first, first + len(times) - 1)
+    kept: Sequence[SolvePlan | None] = [None] * len(numbers)
+    if call.kept is not None and not replan:
+        kept = kept_intervals(call, [f"solve{i}" for i in numbers])
+    return tuple(
+        Site(f"solve{i}", f"field{i}", UNIT, len(call.initial), call.method, plan, call.location,
+             interval=i - first)
+        for i, plan in zip(numbers, kept, strict=True)
+    )  # fmt: skip
+
+
+def moving(found: Sequence[Site]) -> tuple[bool, ...]:
+    """Whether each solve of a forward, all its intervals together, has run-time times."""
+    return tuple(site.interval is not None for site in found if not site.interval)
+
+
+def _refuse_rows(call: SolveCall, rows: Sequence[str]) -> None:
+    if rows:
+        raise CaptureRefused(
+            f"{call.location}: the times of the solve are computed from the input {rows[0]!r}, "
+            "which has one row per sample, and a batch is solved on the same times; give times as "
+            f"an input without a batch axis (--static {rows[0]}), or solve over (0, 1) and scale "
+            "the vector field by each sample's span."
+        )
 
 
 def _few(times: tuple[float, ...]) -> str:

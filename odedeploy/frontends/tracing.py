@@ -13,6 +13,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from typing import Literal
 
 import onnx_ir as ir
@@ -23,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from odedeploy.errors import OdeDeployError
 from odedeploy.frontends.aligning import align, holds
 from odedeploy.frontends.concrete import Concrete
+from odedeploy.frontends.decompositions import FUNCTIONAL
 from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import Handler, intercept
 from odedeploy.frontends.naming import rename
@@ -126,12 +128,15 @@ def _exported(
     axis = torch.export.Dim(BATCH)
     shapes = tuple({0: axis} if name in examples.batched else None for name in names)
     tensors = tuple(examples.tiled(batch).values())
+    exported = torch.export.export(flat.eval(), tensors, dynamic_shapes=shapes, strict=False)
+    if any(node.target is torch.ops.aten.diagonal.default for node in flat.graph.nodes):
+        exported = exported.run_decompositions(FUNCTIONAL)
     program = torch.onnx.export(
-        torch.export.export(flat.eval(), tensors, dynamic_shapes=shapes, strict=False),
-        dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=outputs,
+        exported, dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=outputs,
         opset_version=OPSET, verbose=False,
     )  # fmt: skip
     assert program is not None
+    _free_names(program.model.graph)
     parameters = model.named_parameters()
     read = {name: p for name, p in parameters if p.dim() == 1 and name in renamed.values()}
     rename(program.model, renamed, read)
@@ -141,6 +146,18 @@ def _exported(
 def _constants(flat: torch.fx.GraphModule) -> set[str]:
     names = {str(node.target) for node in flat.graph.nodes if node.op == "get_attr"}
     return {name for name in names if isinstance(getattr(flat, name, None), Tensor)}
+
+
+def _free_names(graph: ir.Graph) -> None:
+    """Other names for values that the exporter called as an input or output is called."""
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
+    inner = [*graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+    used = taken.union(value.name for value in inner)
+    for value in inner:
+        if value.name in taken and id(value) not in ends:
+            value.name = next(n for i in count() if (n := f"{value.name}_inner{i}") not in used)
+            used.add(value.name)
 
 
 def _reason(errors: Sequence[Exception]) -> str:

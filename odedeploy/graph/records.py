@@ -64,8 +64,10 @@ class Site:
     every plan. ``states`` is the number of state tensors. ``method`` is the calling library's name
     of the solver. ``kept`` is the exact plan of a fixed-step call, whose discretisation is the
     model; it is None for an adaptive call, which asks for the solution. ``location`` is the
-    ``file:line`` of the call; it stays on this machine. ``constants`` names the biases of
-    the field, for which a plan may give each evaluation values of its own.
+    ``file:line`` of the call; it stays on this machine. A call whose times are an input of the
+    model has one site for each output interval, of which ``interval`` is the number, and its times
+    are (0, 1), fractions of the interval; it is None for a call with constant times. ``constants``
+    names the biases of the field, for which a plan may give each evaluation values of its own.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Site:
     method: str
     kept: SolvePlan | None = None
     location: str = ""
+    interval: int | None = None
     constants: tuple[str, ...] = ()
 
 

@@ -165,5 +165,6 @@ def _site_from_json(data: dict[str, Any]) -> Site:
         int(data["states"]),
         str(data["method"]),
         None if kept is None else Plan.from_json(kept).solves[0],
+        interval=data.get("interval"),
         constants=tuple(map(str, data.get("constants", ()))),
     )

@@ -16,7 +16,12 @@ from odedeploy.errors import BadInput, UnknownName
 from odedeploy.graph import OdeGraph
 from odedeploy.program import Plan
 
-FORMS: Mapping[str, str] = MappingProxyType({"unrolled": "odedeploy.lowering.unrolled:unroll"})
+FORMS: Mapping[str, str] = MappingProxyType(
+    {
+        "unrolled": "odedeploy.lowering.unrolled:unroll",
+        "loop": "odedeploy.lowering.loop:loop",
+    }
+)
 
 
 def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
@@ -28,13 +33,25 @@ def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
     """
     if form not in FORMS:
         raise UnknownName("form", form, FORMS)
+    check_form(graph, form)
     if graph.trace is not None:
-        if form != "unrolled":
-            raise BadInput(
-                f"A vector field of this model needs its times as constants, which the form "
-                f"{form!r} has not; write the unrolled form."
-            )
         return graph.trace(plan)
     module, _, function = FORMS[form].partition(":")
     write: Callable[[OdeGraph, Plan], ir.Model] = getattr(import_module(module), function)
     return write(graph, plan)
+
+
+def check_form(graph: OdeGraph, form: str) -> None:
+    """Raises BadInput when ``graph`` cannot be lowered to ``form``, whatever the plan."""
+    if form == "unrolled":
+        return
+    if graph.trace is not None:
+        raise BadInput(
+            f"A vector field of this model needs its times as constants, which the form "
+            f"{form!r} has not; write the unrolled form."
+        )
+    if all(site.kept is not None for site in graph.sites):
+        raise BadInput(
+            f"No solve of this model is free to take the form {form!r}: fixed-step calls are kept "
+            "exactly; write the unrolled form, or add --replan."
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -26,10 +26,18 @@ class Combinations:
     combinations; c = ±1 leaves no product.
     """
 
-    def __init__(self, writer: Writer, initial: ir.Value, dtype: ir.DataType) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        initial: ir.Value,
+        dtype: ir.DataType,
+        scale: Callable[[float], ir.Value] | None = None,
+    ) -> None:
+        """``scale`` gives the factor of a coefficient; by default the coefficient itself."""
         self._writer = writer
         self._initial = initial
-        self._dtype = dtype
+        self._one = writer.scalar(1.0, dtype)
+        self._scale = scale or (lambda coefficient: writer.scalar(coefficient, dtype))
         self._products: dict[tuple[ir.Value, ir.Value], ir.Value] = {}
 
     def __call__(
@@ -42,8 +50,18 @@ class Combinations:
         groups: dict[ir.Value, list[Signed]] = {}
         for slope, coefficient in total.items():
             if coefficient:
-                scale = self._writer.scalar(abs(coefficient), self._dtype)
+                scale = self._scale(abs(coefficient))
                 groups.setdefault(scale, []).append(Signed(coefficient > 0, slope))
+        return self._added(base, groups, name)
+
+    def weighted(
+        self, base: ir.Value, terms: Iterable[tuple[ir.Value, ir.Value]], name: str
+    ) -> ir.Value:
+        """``base`` + Σ weight · slope with weights that are known when it runs, called ``name``."""
+        groups = {weight: [Signed(True, slope)] for slope, weight in terms}
+        return self._added(base, groups, name)
+
+    def _added(self, base: ir.Value, groups: dict[ir.Value, list[Signed]], name: str) -> ir.Value:
         parts = [part for scale, group in groups.items() for part in self._scaled(group, scale)]
         if not parts:
             return base
@@ -52,7 +70,7 @@ class Combinations:
 
     def _scaled(self, group: list[Signed], scale: ir.Value) -> list[Signed]:
         """The group's terms times ``scale``; products that exist are taken, the rest summed."""
-        if self._is_one(scale):
+        if scale is self._one:
             return group
         known = [term for term in group if (term.value, scale) in self._products]
         rest = [term for term in group if term not in known]
@@ -76,6 +94,3 @@ class Combinations:
 
     def _node(self, op_type: str, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
         return self._writer.node(op_type, [a, b], name, like=self._initial)
-
-    def _is_one(self, scale: ir.Value) -> bool:
-        return scale is self._writer.scalar(1.0, self._dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -19,13 +20,16 @@ _RANDOM = {
 
 Values = dict[ir.Value, ir.Value]
 
+_TRAINED: Mapping[str, np.ndarray] = MappingProxyType({})
+
 
 class Depends(IntEnum):
     """What a value of a vector field depends on at most."""
 
-    CONTEXT = 0
-    TIME = 1
-    STATE = 2
+    WEIGHTS = 0
+    CONTEXT = 1
+    TIME = 2
+    STATE = 3
 
 
 class FieldCopies:
@@ -33,7 +37,9 @@ class FieldCopies:
 
     What depends on the context alone is written once, what depends on time as well once per
     distinct time, so that only the rest is repeated, and what an evaluation has constants of its
-    own for. Shapes are carried over when the field was captured with the shapes of these states.
+    own for. With a writer ``body``, evaluations belong to the body of a loop: there goes all that
+    depends on time, state or nothing but weights, which a runtime computes beforehand where they
+    are. Shapes are carried over when the field was captured with the shapes of these states.
     """
 
     def __init__(
@@ -43,20 +49,23 @@ class FieldCopies:
         context: Sequence[ir.Value],
         writer: Writer,
         name: str,
+        body: Writer | None = None,
     ) -> None:
         self._function = function
-        self._writer = writer
+        self._writer = body or writer
         self._name = name
         self._time, *rest = function.inputs
         self._states = rest[: len(initial)]
         self._shaped = [v.shape for v in self._states] == [v.shape for v in initial]
         self._reads = _reads(function)
-        self._parts = _partition(self._reads, self._time, self._states)
         self._outer: Values = dict(zip(rest[len(initial) :], context, strict=True))
+        given = [v for v, bound in self._outer.items() if not bound.is_initializer()]
+        self._parts = _partition(self._reads, self._time, self._states, given)
         self._weights = {
             outer.name: inner for inner, outer in self._outer.items() if outer.is_initializer()
         }
-        self._copy(self._parts[Depends.CONTEXT], self._outer)
+        self._copy(self._parts[Depends.WEIGHTS], self._outer, self._writer)
+        self._copy(self._parts[Depends.CONTEXT], self._outer, writer)
         self._at: dict[ir.Value, Values] = {}
         self._count = 0
 
@@ -65,7 +74,10 @@ class FieldCopies:
         return self._time.dtype or self._states[0].dtype
 
     def __call__(
-        self, time: ir.Value, states: Sequence[ir.Value], constants: Mapping[str, np.ndarray]
+        self,
+        time: ir.Value,
+        states: Sequence[ir.Value],
+        constants: Mapping[str, np.ndarray] = _TRAINED,
     ) -> list[ir.Value]:
         """The derivatives at ``time`` (0-d) and ``states``.
 
@@ -75,14 +87,16 @@ class FieldCopies:
         """
         if time not in self._at:
             self._at[time] = {**self._outer, self._time: time}
-            self._copy(self._parts[Depends.TIME], self._at[time], f"t{len(self._at) - 1}")
+            self._copy(
+                self._parts[Depends.TIME], self._at[time], self._writer, f"t{len(self._at) - 1}"
+            )
         values = {**self._at[time], **dict(zip(self._states, states, strict=True))}
         prefix = f"f{self._count}"
         if constants:
             own = {self._weight(n, a): self._own(n, a, prefix) for n, a in constants.items()}
             values |= own
-            self._copy(self._affected(own), values, prefix)
-        self._copy(self._parts[Depends.STATE], values, prefix)
+            self._copy(self._affected(own), values, self._writer, prefix)
+        self._copy(self._parts[Depends.STATE], values, self._writer, prefix)
         self._count += 1
         return [values[output] for output in self._function.outputs]
 
@@ -107,13 +121,16 @@ class FieldCopies:
     def _affected(self, own: Iterable[ir.Value]) -> list[ir.Node]:
         """Nodes apart from those that depend on the state that follow from ``own``."""
         changed, nodes = set(own), []
-        for node in (*self._parts[Depends.CONTEXT], *self._parts[Depends.TIME]):
-            if not changed.isdisjoint(self._reads[node]):
-                changed.update(node.outputs)
-                nodes.append(node)
+        for part in (Depends.WEIGHTS, Depends.CONTEXT, Depends.TIME):
+            for node in self._parts[part]:
+                if not changed.isdisjoint(self._reads[node]):
+                    changed.update(node.outputs)
+                    nodes.append(node)
         return nodes
 
-    def _copy(self, nodes: Iterable[ir.Node], values: Values, prefix: str = "") -> None:
+    def _copy(
+        self, nodes: Iterable[ir.Node], values: Values, writer: Writer, prefix: str = ""
+    ) -> None:
         """Copy ``nodes``, read their inputs from ``values``, add their outputs."""
         prefix = ".".join(filter(None, (self._name, prefix)))
         for node in nodes:
@@ -125,14 +142,14 @@ class FieldCopies:
                 overload=node.overload,
                 num_outputs=len(node.outputs),
                 version=node.version,
-                name=self._writer.fresh(f"{prefix}/{node.name or node.op_type}"),
+                name=writer.fresh(f"{prefix}/{node.name or node.op_type}"),
             )
             for old, new in zip(node.outputs, copy.outputs, strict=True):
-                new.name = self._writer.fresh(f"{prefix}/{old.name}") if old.name else ""
+                new.name = writer.fresh(f"{prefix}/{old.name}") if old.name else ""
                 new.type = old.type
                 new.shape = old.shape if self._shaped else None
                 values[old] = new
-            self._writer.nodes.append(copy)
+            writer.nodes.append(copy)
 
 
 def _reads(function: ir.Function) -> dict[ir.Node, list[ir.Value]]:
@@ -147,13 +164,17 @@ def _reads(function: ir.Function) -> dict[ir.Node, list[ir.Value]]:
 
 
 def _partition(
-    reads: Mapping[ir.Node, Sequence[ir.Value]], time: ir.Value, states: Iterable[ir.Value]
+    reads: Mapping[ir.Node, Sequence[ir.Value]],
+    time: ir.Value,
+    states: Iterable[ir.Value],
+    given: Iterable[ir.Value],
 ) -> dict[Depends, list[ir.Node]]:
     """Nodes, in order, by what they depend on."""
-    depends = {time: Depends.TIME, **{state: Depends.STATE for state in states}}
+    depends = dict.fromkeys(given, Depends.CONTEXT)
+    depends |= {time: Depends.TIME, **dict.fromkeys(states, Depends.STATE)}
     parts: dict[Depends, list[ir.Node]] = {part: [] for part in Depends}
     for node, values in reads.items():
-        part = max((depends.get(value, Depends.CONTEXT) for value in values), default=Depends(0))
+        part = max((depends.get(value, Depends.WEIGHTS) for value in values), default=Depends(0))
         if node.op_type in _RANDOM:
             part = Depends.STATE
         depends.update(dict.fromkeys(node.outputs, part))

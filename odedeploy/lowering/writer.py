@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,12 @@ class Writer:
         self._names = {value.name for value in (*graph.inputs, *graph.initializers.values())}
         for node in graph.all_nodes():
             self._names |= {node.name, *(output.name for output in node.outputs)}
+
+    def child(self) -> Writer:
+        """A writer of the nodes of a body; names and constants are shared with this one."""
+        made = copy(self)
+        made.nodes = []
+        return made
 
     def scalar(self, value: float, dtype: ir.DataType) -> ir.Value:
         """``value`` rounded to ``dtype`` as a 0-d initializer, one per rounded value."""
@@ -44,6 +51,9 @@ class Writer:
         )
         self.graph.register_initializer(value)
         return value
+    def constant(self, array: np.ndarray, name: str) -> ir.Value:
+        """``array`` as an initializer, one per dtype, shape and content."""
+        return self._constant(array, ir.DataType.from_numpy(array.dtype), name)
 
     def node(
         self,

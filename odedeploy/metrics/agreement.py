@@ -7,6 +7,9 @@ went: 0 when no score moved, 1 where the class changes. Plans can then be ranked
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from odedeploy.errors import BadInput
@@ -18,9 +21,13 @@ TIE: float = Tolerance.FLOAT32
 """Classes whose reference scores are this close, relative to the norm of all, are tied: float32
 cannot tell them apart, so either of them is right."""
 
-NEAR = 1e-3
+BELOW = float(np.nextafter(1.0, 0.0))
+"""The largest error of an input that keeps its class."""
+
+NEAR = 5e-4
 """Least decision margin, relative to the norm of the scores, that errors are measured by; below it
-an input has an error of 1 or more only if its class changes."""
+an input has an error of 1 or more only if its class changes. A reference that settles such a margin
+to its share, 2 %, has resolved the scores to ``TIE``."""
 
 
 def build(spec: ExportSpec) -> Metric:
@@ -34,8 +41,8 @@ def build(spec: ExportSpec) -> Metric:
         name="agreement",
         limit=1.0,
         coverage=1 - spec.tol,
-        errors=_errors,
-        resolved=_errors,
+        errors=partial(_errors, margin_used),
+        resolved=partial(_errors, margin_moved),
         floors=lambda reference: {},
         keeps="keep their class",
         misses="change their class",
@@ -43,7 +50,12 @@ def build(spec: ExportSpec) -> Metric:
     )
 
 
-def _errors(found: Answers, reference: Answers, floors: Floors) -> np.ndarray:
+def _errors(
+    measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    found: Answers,
+    reference: Answers,
+    floors: Floors,
+) -> np.ndarray:
     names = [name for name, array in reference.outputs.items() if _chooses(array)]
     if not names:
         shapes = {name: ("batch", *array.shape[1:]) for name, array in reference.outputs.items()}
@@ -52,7 +64,7 @@ def _errors(found: Answers, reference: Answers, floors: Floors) -> np.ndarray:
             f"more, or one of whole numbers, and this model gives {shapes}; write a "
             "--metric module:function that decides."
         )
-    errors = [margin_used(found.outputs[name], reference.outputs[name]) for name in names]
+    errors = [measure(found.outputs[name], reference.outputs[name]) for name in names]
     worst: np.ndarray = np.max(errors, axis=0)
     return worst
 
@@ -67,6 +79,17 @@ def margin_used(out: np.ndarray, ref: np.ndarray) -> np.ndarray:
     another class as good as the best one, the class counts as changed. Discrete arrays give 0
     where all of an input's entries agree, else inf; so do scores that are not finite.
     """
+    return _margins(out, ref, lambda moved: moved)
+
+
+def margin_moved(out: np.ndarray, ref: np.ndarray) -> np.ndarray:
+    """``margin_used`` that counts moves away from other classes like those towards them."""
+    return _margins(out, ref, np.abs)
+
+
+def _margins(
+    out: np.ndarray, ref: np.ndarray, count: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     if not np.issubdtype(ref.dtype, np.inexact):
         same = (out == ref).reshape(len(ref), -1).all(axis=1)
         return np.where(same, 0.0, np.inf)
@@ -76,8 +99,8 @@ def margin_used(out: np.ndarray, ref: np.ndarray) -> np.ndarray:
         margin = truth.max(axis=-1, keepdims=True) - truth
         tied = margin <= TIE * norm
         lead = np.where(tied, scores, -np.inf).max(axis=-1, keepdims=True)
-        used = (scores - lead + margin) / np.maximum(margin, NEAR * norm)
-        used = np.where(scores >= lead, np.maximum(used, 1.0), used)
+        used = count(scores - lead + margin) / np.maximum(margin, NEAR * norm)
+        used = np.where(scores >= lead, np.maximum(used, 1.0), np.minimum(used, BELOW))
         used = np.where(tied, 0.0, used).reshape(len(ref), -1).max(axis=1)
     finite = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in (scores, truth)]
     return np.where(np.all(finite, axis=0), np.maximum(used, 0.0), np.inf)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -23,7 +27,20 @@ def run(model: ir.Model) -> bool:
     for value in model.graph.initializers.values():
         if value.const_value is not None:
             value.const_value = _contiguous(value.const_value)
-    return bool(DeduplicateHashedInitializersPass(LIMIT)(model).modified) or bool(lifted)
+    with _quiet():
+        return bool(DeduplicateHashedInitializersPass(LIMIT)(model).modified) or bool(lifted)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a notice for every input that has a default value, which is no constant."""
+    logger = logging.getLogger("onnx_ir.passes.common.initializer_deduplication")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _contiguous(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

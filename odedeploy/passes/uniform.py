@@ -30,11 +30,13 @@ def rows(graph: ir.Graph) -> Rows:
     """The uniform values of ``graph``.
 
     Adds the nodes that compute rows that do not exist yet, and nothing else; all read constants
-    alone. Rows have static shapes.
+    alone, and inputs of no axis, such as the time that a loop gives to its body. Rows have static
+    shapes.
     """
     found: Rows = {
         value: value for value in graph.initializers.values() if not value.is_graph_input()
     }
+    found |= {value: value for value in graph.inputs if _is_number(value)}
     for node in list(graph):
         if node.domain or len(node.outputs) != 1:
             continue
@@ -71,6 +73,11 @@ def _spread_row(node: ir.Node, found: Rows) -> ir.Value | None:
     row = add(node, "Reshape", [source, initializer(model_graph(node), [])])
     row.type, row.shape = source.type, ir.Shape([])
     return row
+
+
+def _is_number(value: ir.Value) -> bool:
+    floating = value.dtype is not None and value.dtype.is_floating_point()
+    return floating and value.shape is not None and len(value.shape) == 0
 
 
 def _static(value: ir.Value) -> bool:

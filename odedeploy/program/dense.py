@@ -34,7 +34,8 @@ def expand(program: Program) -> Dense:
     """Every state of ``program`` written out over the initial state and the slopes."""
     n = program.evaluations
     states = {0: np.zeros(n)}
-    times, rows, place = [], [], dict[int, int]()
+    times, rows = list[float](), list[np.ndarray]()
+    place: dict[int, int] = {}
     for step in program.instructions:
         if isinstance(step, Evaluate):
             place[step.slope] = len(times)

@@ -8,6 +8,7 @@ from odedeploy.runtime.metadata import GoldenCheck as GoldenCheck
 from odedeploy.runtime.metadata import check_golden as check_golden
 from odedeploy.runtime.metadata import read_golden as read_golden
 from odedeploy.runtime.metadata import read_manifest as read_manifest
+from odedeploy.runtime.options import STEPS as STEPS
 from odedeploy.runtime.session import Model as Model
 from odedeploy.runtime.session import load as load
 from odedeploy.runtime.signature import Arrays as Arrays

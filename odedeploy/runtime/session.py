@@ -16,6 +16,7 @@ from odedeploy.errors import BadInput, Crashed, UnknownName, Unusable
 from odedeploy.manifest import Manifest, TensorSpec
 from odedeploy.runtime.container import check_container
 from odedeploy.runtime.metadata import Golden, read_golden, read_manifest
+from odedeploy.runtime.options import check_options, warn_of_steps
 from odedeploy.runtime.signature import UNNAMED, check_inputs
 
 CPU = "CPUExecutionProvider"
@@ -33,6 +34,7 @@ class Model:
     """A loaded artefact: ``model(x)``, ``model(x, y)`` or ``model(image=x)``.
 
     Made by ``load``. Inputs are NumPy arrays of exactly the dtypes and shapes in ``inputs``.
+    ``options`` are inputs that may be left out, single numbers: ``model(x, steps=32)``.
     """
 
     def __init__(self, session: Any, file: Path) -> None:
@@ -40,6 +42,7 @@ class Model:
         self.file = file
         self.inputs = tuple(_spec(value, file) for value in session.get_inputs())
         self.outputs = tuple(_spec(value, file) for value in session.get_outputs())
+        self.options = tuple(_spec(v, file) for v in session.get_overridable_initializers())
         self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
 
     @cached_property
@@ -73,10 +76,11 @@ class Model:
         """Outputs by name.
 
         With ``check`` false the arrays go to onnxruntime as they are, NaN and infinity included.
+        Warns of a number of steps for which the file is not certified.
 
         Raises BadInput for inputs that do not fit and Crashed when onnxruntime fails.
         """
-        feed = check_inputs(inputs, self.inputs) if check else dict(inputs)
+        feed = self._checked(inputs) if check else dict(inputs)
         try:
             values = self._session.run(None, feed)
         except Exception as error:
@@ -85,6 +89,14 @@ class Model:
                 raise BadInput(f"{self.file} refused its inputs ({reason}).") from error
             raise Crashed(f"onnxruntime failed on {self.file} ({reason}).") from error
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+
+    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        options = check_options(inputs, self.options)
+        if options:
+            warn_of_steps(options, self.manifest)
+        rest = {name: value for name, value in inputs.items() if name not in options}
+        return check_inputs(rest, self.inputs) | options
 
 
 def load(

@@ -1,7 +1,9 @@
 """Planning: the cheapest plan for a tolerance, and its certificate."""
 
 from odedeploy.search.certificate import Certificate as Certificate
+from odedeploy.search.certificate import achievable as achievable
 from odedeploy.search.certificate import bound as bound
+from odedeploy.search.certificate import highest_rate as highest_rate
 from odedeploy.search.certificate import judge as judge
 from odedeploy.search.certificate import minimum_samples as minimum_samples
 from odedeploy.search.certificate import promise as promise

@@ -118,13 +118,14 @@ class Ladder:
         return plan if plan and plan.evaluations == total else None
 
     def higher(self, count: int = 2) -> list[Rung]:
-        """Measure the ``count`` best methods at the next total; empty above the budget."""
+        """Measure the ``count`` best methods up to the next total; empty above the budget."""
         if self._next >= len(self._totals):
             return []
-        total = self._totals[self._next]
+        below, total = self._totals[self._next - 1], self._totals[self._next]
         self._next += 1
-        best = self._best(total // 2)[:count]
-        return self._measure_all((method, total) for method in best)
+        best = self._best(below)[:count]
+        upper = sorted({below + (total - below) * quarter // 4 for quarter in (1, 2, 3, 4)})
+        return self._measure_all((method, each) for each in upper for method in best)
 
     def _stage(
         self, alive: Sequence[Method], before: dict[str, float]

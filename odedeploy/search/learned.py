@@ -35,12 +35,14 @@ NEGLIGIBLE = 1e-9
 class Family:
     """The methods of n stages for one solve, parametrised around ``start``.
 
-    ``order`` is 1 or 2. With ``decoupled`` the field is evaluated up to ``SHIFT`` away from the
-    time of its stage.
+    ``order`` is 1 or 2, and 1 where n is too small for the conditions of order 2. With
+    ``decoupled`` the field is evaluated up to ``SHIFT`` away from the time of its stage.
     """
 
     def __init__(self, site: Site, start: Dense, order: int, decoupled: bool = False) -> None:
-        self.site, self.order = site, order
+        self.site = site
+        # fewer weights than conditions can keep the first one only
+        self.order = order if start.stages >= (3 if decoupled else 2) else 1
         self.t0 = site.times[0]
         self.length = site.times[-1] - site.times[0]
         ends = (np.array(site.times) - self.t0) / self.length
@@ -69,7 +71,8 @@ class Family:
                 conditions.append(times)
                 values.append(self.ends**2 / 2)
         m, r = torch.stack(conditions), torch.stack(values)
-        return self.weights - (torch.linalg.pinv(m) @ (m @ self.weights.T - r)).T
+        nearest: Tensor = self.weights - (torch.linalg.pinv(m) @ (m @ self.weights.T - r)).T
+        return nearest
 
     def amplification(self) -> Tensor:
         """The largest Σ|b| of an output over the unit interval."""

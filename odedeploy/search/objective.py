@@ -159,7 +159,7 @@ def descend(
     try:
         while done < closures and stale < PATIENCE:
             before = done
-            optimiser.step(closure)  # type: ignore[arg-type]
+            optimiser.step(closure)  # type: ignore[no-untyped-call]
             value = judges.validate.tail(plan())
             stale = 0 if value < 0.99 * best else stale + 1
             if value < best:

@@ -19,16 +19,13 @@ from odedeploy.search.ladder import Ladder, shortlist
 from odedeploy.search.layout import Layout
 from odedeploy.search.measure import Candidate, certify
 from odedeploy.search.splits import Splits
-from odedeploy.search.study import CLASSICAL, OutOfTime, Rung, Study
+from odedeploy.search.study import CLASSICAL, SAFE, OutOfTime, Rung, Study
 from odedeploy.solvers import LADDER, STABILISED, find
 from odedeploy.spec import RUNGS, ExportSpec
 
 if TYPE_CHECKING:
     from odedeploy.frontends.evaluation import TorchEvaluator
     from odedeploy.search.improvement import Improvement
-
-SAFE = 0.5
-"""Share of the target below which the first plan to be tested keeps all errors."""
 
 ROOM = 0.8
 """Share of the target below which a classical plan that a fitted one beats is tested all the
@@ -47,7 +44,7 @@ EXAMINED = 8
 """Inputs on which stiffness is estimated."""
 
 ALLOWANCE = 120.0
-"""Seconds for fitted plans when the request sets no budget."""
+"""Seconds for fitted plans when the request sets no budget; distilled ones get three times that."""
 
 OVERFIT = 3.0
 """Largest ratio of the worst error in certification to that in ranking for a fitted plan."""
@@ -58,10 +55,15 @@ Costs = Callable[[Sequence[Plan]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Tested:
-    """A plan put to the test and how it did."""
+    """A plan put to the test and how it did.
+
+    ``excess`` is the largest ratio of its worst error to that in ranking that a fitted plan may
+    have.
+    """
 
     candidate: Candidate
     certificate: Certificate
+    excess: float = OVERFIT
 
     @property
     def passed(self) -> bool:
@@ -71,7 +73,7 @@ class Tested:
         worst = max(self.candidate.worst, 0.01 * self.certificate.limit)
         fitted = self.candidate.kind != CLASSICAL
         return self.certificate.passed and not (
-            fitted and self.certificate.max > OVERFIT * worst
+            fitted and self.certificate.max > self.excess * worst
         )
 
 
@@ -191,7 +193,7 @@ class _Search:
             ranked = [c for c in ranked if c.kind == study.spec.solver] or ranked
             return ranked, self._ordered(ranked)
         sequence = self._ordered(ranked)
-        while not sequence or sequence[0].worst > SAFE * study.target:
+        while not sequence or sequence[0].worst > study.safe * study.target:
             more = self.ladder.higher()
             if not more:
                 break
@@ -202,6 +204,7 @@ class _Search:
     def tested(self, sequence: Sequence[Candidate]) -> list[Tested]:
         """Fixed-sequence testing: certificates up to and including the first failure."""
         study, tested = self.study, list[Tested]()
+        excess = np.inf if study.metric.counts else OVERFIT  # margins have no typical largest error
         for done, candidate in enumerate(sequence, start=1):
             certificate = certify(
                 study.evaluator,
@@ -212,7 +215,7 @@ class _Search:
                 study.metric.coverage,
                 study.spec.confidence,
             )
-            tested.append(Tested(candidate, certificate))
+            tested.append(Tested(candidate, certificate, excess))
             study.progress("certify", done, len(sequence) if tested[-1].passed else done)
             if not tested[-1].passed:
                 break
@@ -252,14 +255,16 @@ class _Search:
 
     def _improved(self, ranked: Sequence[Candidate]) -> list[Rung]:
         """Grids and learned solvers below the cheapest of the plans that keep the target."""
-        passing = [c.evaluations for c in ranked if c.error <= self.study.target]
-        cheapest = min(passing, default=self.ladder.layout.most)
-        if not self._improves or cheapest <= max(self.ladder.layout.least, FEWEST):
+        passing = [c for c in ranked if c.error <= self.study.target]
+        if not passing or not self._improves:
+            return []
+        cheapest = min(passing, key=lambda c: c.evaluations)
+        if cheapest.evaluations <= max(self.ladder.layout.least, FEWEST):
             return []
         with self.study.screening():
-            improvement = self._improvement()
+            improvement = self._improvement(cheapest.plan)
             with suppress(OutOfTime, KeyboardInterrupt):
-                improvement.walk(cheapest)
+                improvement.walk(cheapest.evaluations)
         return shortlist(improvement.rungs, self.study.target)
 
     @property
@@ -281,21 +286,22 @@ class _Search:
             )
         return able
 
-    def _improvement(self) -> Improvement:
+    def _improvement(self, start: Plan) -> Improvement:
         from odedeploy.search.improvement import Improvement
 
         if self.study.spec.budget is None:
-            self.study.deadline = _deadline(ALLOWANCE)
-        return Improvement(self.study, self.ladder, cast("TorchEvaluator", self.study.evaluator))
+            self.study.deadline = _deadline(ALLOWANCE * (3 if self.study.spec.distils else 1))
+        evaluator = cast("TorchEvaluator", self.study.evaluator)
+        return Improvement(self.study, self.ladder, evaluator, start)
 
     def _ordered(self, ranked: Sequence[Candidate]) -> list[Candidate]:
         """``order`` by evaluations, and by measured cost where evaluations do not decide."""
-        front = order(ranked, self.study.target)
+        front = order(ranked, self.study.target, self.study.safe)
         if self.costs is None or all(c.kind == CLASSICAL for c in front):
             return front
         costs = self.costs([c.plan for c in front])
         priced = [replace(c, cost=x) for c, x in zip(front, costs, strict=True)]
-        return order(priced, self.study.target)
+        return order(priced, self.study.target, self.study.safe)
 
     def _error(self, plan: Plan) -> float:
         if any(np.isfinite(rung.error) for rung in self.ladder.rungs):
@@ -326,7 +332,7 @@ class _Search:
                 )
             if not self._improves or asked <= FEWEST:
                 return rungs
-            improvement = self._improvement()
+            improvement = self._improvement(min(rungs, key=lambda rung: rung.error).plan)
             with suppress(OutOfTime, KeyboardInterrupt):
                 improvement.exactly(asked)
         solver = self.study.spec.solver
@@ -336,11 +342,13 @@ class _Search:
         return [*rungs, *improvement.rungs]
 
 
-def order(candidates: Iterable[Candidate], target: float) -> list[Candidate]:
+def order(
+    candidates: Iterable[Candidate], target: float, safe: float = SAFE
+) -> list[Candidate]:
     """The plans to put to the test, from the safest to the cheapest.
 
-    The Pareto front of price and error among those that keep the target; of more than ``SEQUENCE``
-    the cheapest ones, and before them the first that is comfortably safe (``SAFE``), or the safest.
+    The Pareto front of price and error among those that keep the target, without classical plans
+    whose largest error a cheaper fitted plan undercuts; of more than ``SEQUENCE`` the cheapest ones, and before them the first that is comfortably ``safe``, or the safest.
     The cheapest classical plan that keeps the target with some room (``ROOM``) on every input is
     among them even where a fitted plan beats it, so that what is chosen is never dearer than that.
     Every next plan has a strictly lower price.
@@ -351,10 +359,17 @@ def order(candidates: Iterable[Candidate], target: float) -> list[Candidate]:
         if front and (candidate.error >= front[-1].error or candidate.price == front[-1].price):
             continue
         front.append(candidate)
+    fitted = [c for c in front if c.kind != CLASSICAL]
+    front = [
+        c
+        for c in front
+        if c.kind != CLASSICAL or all(f.price > c.price or f.worst > c.worst for f in fitted)
+    ]
     cheap, rest = front[: SEQUENCE - 1], front[SEQUENCE - 1 :]
     if rest:
-        cheap.append(next((c for c in rest if c.worst <= SAFE * target), rest[-1]))
-    anchors = [c for c in able if c.kind == CLASSICAL and c.worst <= ROOM * target]
+        cheap.append(next((c for c in rest if c.worst <= safe * target), rest[-1]))
+    room = ROOM * safe / SAFE
+    anchors = [c for c in able if c.kind == CLASSICAL and c.worst <= room * target]
     anchor = min(anchors, key=lambda c: (c.price, c.error), default=None)
     if anchor is not None and all(c.price != anchor.price for c in cheap):
         cheap = sorted([*cheap, anchor], key=lambda c: c.price)

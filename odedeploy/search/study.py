@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,12 +16,23 @@ from odedeploy.metrics import Metric
 from odedeploy.program import Plan
 from odedeploy.reference import SHARE, Progress, Reference, take
 from odedeploy.search.layout import Layout
-from odedeploy.search.measure import Candidate, quantile, rank
+from odedeploy.search.measure import Candidate, errors_of, quantile, rank
 from odedeploy.search.splits import Fit, Split, Splits
 from odedeploy.spec import ExportSpec
 
 SCREEN = 64
-"""Inputs of fit on which plans are first measured."""
+"""Fewest inputs of fit on which plans are first measured."""
+
+BEYOND = 0.64
+"""Inputs among them that may miss the tolerance, on average, for a promise of high coverage."""
+
+SAFE = 0.5
+"""Share of the target below which the first plan to be tested keeps all errors."""
+
+RARE = 0.1
+"""``SAFE`` where the rate of rare violations is bounded, for as many inputs to certify as to rank.
+Margins have a density at zero, so that the largest of n errors grows like n, and is ten times
+larger than that with a probability of about a tenth."""
 
 CLASSICAL = "classical"
 
@@ -62,6 +73,7 @@ class Study:
     progress: Progress
     deadline: float = np.inf
     _screened: Run | None = None
+    _ranked: dict[Plan, Candidate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reference = replace(self.reference, metric=self.metric)
@@ -76,15 +88,37 @@ class Study:
         """What an error must keep: the metric's limit less the share of the reference."""
         return (1 - SHARE) * self.metric.limit
 
+    @property
+    def safe(self) -> float:
+        """Share of the target below which the first plan to be tested keeps all errors."""
+        if not self.metric.counts:
+            return SAFE
+        ranking = len(self.splits.fit) + len(self.splits.validate)
+        return RARE * min(1.0, ranking / len(self.splits.certify))
+
     @cached_property
     def screen(self) -> Fit:
         """The inputs of fit on which plans are first measured."""
-        few = self.few(self.splits.fit, SCREEN)
+        rare = round(BEYOND / (1 - self.metric.coverage))
+        few = self.few(self.splits.fit, max(SCREEN, rare))
         return Fit(few.rows, few.inputs)
 
     def few(self, split: Split, count: int) -> Split:
         """At most ``count`` inputs of ``split``."""
-        rows = np.arange(min(count, len(split)))
+        return self._part(split, np.arange(min(count, len(split))))
+
+    def hardest(self, split: Split, count: int, plan: Plan) -> Split:
+        """At most ``count`` inputs of ``split``: half of them those with the largest errors under
+        ``plan``, because a promise is about the largest errors, the others as they come.
+        """
+        if count >= len(split):
+            return split
+        errors = errors_of(self.evaluator, plan, split, self.reference)
+        hard = np.argsort(-errors, kind="stable")[: count // 2]
+        others = np.setdiff1d(np.arange(len(split)), hard)[: count - len(hard)]
+        return self._part(split, np.sort(np.concatenate([hard, others])))
+
+    def _part(self, split: Split, rows: np.ndarray) -> Split:
         return type(split)(split.rows[rows], take(split.inputs, rows, self.splits.static))
 
     def check_time(self) -> None:
@@ -123,6 +157,13 @@ class Study:
         """The rungs scored on all of fit and validate."""
         candidates = []
         for done, rung in enumerate(rungs, start=1):
+            candidates.append(self.scored(rung))
+            self.progress("rank", done, len(rungs))
+        return candidates
+
+    def scored(self, rung: Rung) -> Candidate:
+        """One rung scored on all of fit and validate; a plan is run once however often asked."""
+        if rung.plan not in self._ranked:
             candidate = rank(
                 self.evaluator,
                 rung.plan,
@@ -132,9 +173,8 @@ class Study:
                 self.reference,
                 self.metric.coverage,
             )
-            candidates.append(replace(candidate, kind=rung.kind))
-            self.progress("rank", done, len(rungs))
-        return candidates
+            self._ranked[rung.plan] = replace(candidate, kind=rung.kind)
+        return self._ranked[rung.plan]
 
     def _run(self, plan: Plan) -> Outcome:
         if self._screened is not None:
