@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from odedeploy.errors import BadInput, CaptureRefused
-from odedeploy.executor import States, solve
+from odedeploy.executor import Field, States, solve
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import Handler, SolveCall, intercept
 from odedeploy.frontends.intervals import Way, along
@@ -25,6 +25,9 @@ from odedeploy.program import Plan
 
 ROWS = 128
 """Inputs run at a time; bounds the memory of stored slopes."""
+
+Visit = Callable[[str, Field, Tensor, States], None]
+"""Called with the site, the vector field, and the time and states where it is evaluated."""
 
 Answers = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Outputs and final states by name, the tensors of an ``Outcome``."""
@@ -100,6 +103,14 @@ class TorchEvaluator:
                 return Outcome(*({k: y.detach().numpy() for k, y in x.items()} for x in found))
 
             yield run
+
+    def observe(self, plan: Plan, inputs: Inputs, visit: Visit) -> None:
+        """Run ``plan`` in float64, showing each evaluation's field, time and states to ``visit``.
+
+        ``visit`` may evaluate the field elsewhere. All inputs run at once.
+        """
+        handler = plan_handler(plan, self.model, visit=visit)
+        self.forward(inputs, "float64", chained(handler, self.moving))
 
     def module(self, plan: Plan) -> nn.Module:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
@@ -187,11 +198,13 @@ def plan_handler(
     model: nn.Module,
     states: dict[str, Tensor] | None = None,
     attached: bool = False,
+    visit: Visit | None = None,
 ) -> Handler:
     """A handler that computes the i-th solve of ``model`` by ``plan.solves[i]``.
 
     Final states are noted in ``states`` under ``site``, or ``site.i`` when there are several.
-    Gradients are cut at every evaluation unless they are to stay ``attached``.
+    Gradients are cut at every evaluation unless they are to stay ``attached``. ``visit`` is shown
+    every evaluation before it is made.
     """
     remaining = iter(plan.solves)
 
@@ -203,6 +216,8 @@ def plan_handler(
                 "plan; make the number of solves independent of the data."
             )
         field = call.field if attached else own_gradients(call.field)
+        if visit is not None:
+            field = _shown(field, chosen.site, visit)
         with torch.enable_grad() if attached else torch.no_grad():
             fields = own_fields(field, chosen.constants, model)
             trajectories = solve(chosen.program, fields, call.initial)
@@ -211,6 +226,14 @@ def plan_handler(
         return trajectories
 
     return handle
+
+
+def _shown(field: Field, site: str, visit: Visit) -> Field:
+    def evaluate(t: Tensor, states: States) -> States:
+        visit(site, field, t, states)
+        return field(t, states)
+
+    return evaluate
 
 
 def _unexpected(call: SolveCall) -> States:
