@@ -159,7 +159,7 @@ def test_metrics_resolve() -> None:
 FAMILIES = {
     "formats": {address.partition(":")[0] for address in formats.FORMATS.values()},
     "targets": {address.partition(":")[0] for address in targets.TARGETS.values()},
-    "passes": {one.__name__ for one in passes.PASSES},
+    "passes": {one.__name__ for one in (*passes.PASSES, passes.sink)},
     "metrics": {*metrics.METRICS.values(), metrics.CUSTOM},
     "adapters": set(interception.ADAPTERS.values()),
 }
