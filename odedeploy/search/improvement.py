@@ -42,7 +42,7 @@ SURE = 0.6
 """Share of the target below which the worst error of a learned plan counts as safe: the plan was
 fitted to some of the inputs that it is measured on, and does worse on others."""
 
-ENTRIES = 400_000
+ENTRIES = 250_000
 """Entries of all states of the inputs that a fit runs on, which bounds its time."""
 
 ROWS = (64, 512)
@@ -76,7 +76,10 @@ class Improvement:
         self._validate = study.hardest(splits.validate, max(rows, 128), cheapest)
 
     def walk(self, cheapest: int) -> None:
-        """Look for plans with fewer evaluations than ``cheapest``, which keeps the target."""
+        """Look for plans with fewer evaluations than ``cheapest``, which keeps the target.
+
+        Ends with one evaluation more than the fewest that look safe, to fall back on.
+        """
         least = self.ladder.layout.least
         with self._judged() as judged:
             errors: dict[int, float] = {}
@@ -85,6 +88,9 @@ class Improvement:
                 self.study.progress("learn", len(errors) + 1, len(errors) + 2)
                 errors[n] = self._at(n, judged)
                 n = self._next(n, errors, cheapest)
+            safer = 1 + min((k for k, e in errors.items() if self._safe(e)), default=cheapest)
+            if safer not in errors and safer < min(cheapest, self._most + 1):
+                errors[safer] = self._at(safer, judged)
             self.study.progress("learn", len(errors) + 1, len(errors) + 1)
 
     def exactly(self, n: int) -> None:
@@ -107,11 +113,14 @@ class Improvement:
             self.study.metric.of_states,
         )
 
+    def _safe(self, error: float) -> bool:
+        return error <= SURE * self.study.target
+
     def _next(self, n: int, errors: dict[int, float], cheapest: int) -> int:
         """The n to look at next, within what is not known yet."""
         goal = SURE * self.study.target
-        passed = [k for k, e in errors.items() if e <= goal]
-        failed = [k for k, e in errors.items() if e > goal]
+        passed = [k for k, e in errors.items() if self._safe(e)]
+        failed = [k for k, e in errors.items() if not self._safe(e)]
         upper, lower = min([*passed, cheapest]) - 1, max([*failed, 0]) + 1
         if lower > upper:
             return n
@@ -124,13 +133,12 @@ class Improvement:
         self.study.check_time()
         starts = [r.plan for r in sorted(self.ladder.exactly(n), key=lambda r: r.error)[:3]]
         starts = [plan for plan in starts if np.isfinite(judged.validate.tail(plan))]
+        if not starts:
+            return math.inf
         moved = [self._note(plan, "grid") for plan in self._moved(starts)]
         plans = starts + [rung.plan for rung in moved if np.isfinite(rung.error)]
-        if not plans:
-            return math.inf
-        best = min(plans, key=judged.validate.tail)
-        best = self._by_gradient(best, judged, closures=10 + 2 * n)
-        return self._learn(n, best, judged)
+        best = self._by_gradient(min(plans, key=judged.validate.tail), judged, 10 + 2 * n)
+        return self._learn(n, min(starts, key=judged.validate.tail), best, judged)
 
     def _moved(self, starts: Sequence[Plan]) -> list[Plan]:
         """``starts`` on the grids that promise anything."""
@@ -181,27 +189,27 @@ class Improvement:
             self._note(found, "grid")
         return found
 
-    def _learn(self, n: int, start: Plan, judged: Judges) -> float:
+    def _learn(self, n: int, classical: Plan, moved: Plan, judged: Judges) -> float:
         """A learned plan with ``n`` evaluations, from the best of several starts; its worst error.
 
         A certificate allows few inputs or none to miss the tolerance, so the worst is what counts.
         """
-        starts = [start, *self._closed_form(start)]
+        starts = [moved, *self._closed_form(moved)]
         if n - 1 in self._learned:
             starts.append(inserted(self._learned[n - 1], self.sites))
-        starts.sort(key=judged.fit.tail)
-        trials = [(starts[0], 1), (starts[0], 2), *((plan, 1) for plan in starts[1:2])]
+        # the least error to start from does not lead to the least error in the end
+        trials = [(classical, 1), (classical, 2), (min(starts, key=judged.fit.tail), 1)]
         fitted: list[tuple[float, Families]] = []
         try:
             for plan, order in trials:
                 families = Families(self.sites, plan, order)
                 least = min((error for error, _ in fitted), default=math.inf)
                 if not fitted or judged.validate.tail(families.frozen()) <= HOPELESS * least:
-                    error = self._descend(families, judged, 8 + 2 * n, 2.0)
+                    error = self._descend(families, judged, 16 + 2 * n, 2.0)
                     fitted.append((error, families))
             families = min(fitted, key=lambda found: found[0])[1]
-            self._descend(families, judged, 20 + 5 * n, 2.0)
-            self._descend(families, judged, 10 + 5 * n, 8.0)
+            self._descend(families, judged, 20 + 8 * n, 2.0)
+            self._descend(families, judged, 10 + 4 * n, 8.0)
         except (OutOfTime, KeyboardInterrupt):
             if fitted:
                 self._note(min(fitted, key=lambda found: found[0])[1].frozen(), NAME)

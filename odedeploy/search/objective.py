@@ -122,6 +122,15 @@ def judges(
         )
 
 
+class _Lost(Exception):
+    """A line search that left the finite numbers."""
+
+
+def _refuse_lost(parameters: Sequence[Tensor]) -> None:
+    if not all(bool(torch.isfinite(p).all()) for p in parameters):
+        raise _Lost
+
+
 def descend(
     parameters: Sequence[Tensor],
     plan: Callable[[], Plan],
@@ -148,6 +157,7 @@ def descend(
     def closure() -> Tensor:
         nonlocal done
         spent()
+        _refuse_lost(parameters)
         done += 1
         optimiser.zero_grad()
         loss = judges.fit(plan(), power)
@@ -159,12 +169,16 @@ def descend(
     try:
         while done < closures and stale < PATIENCE:
             before = done
-            optimiser.step(closure)  # type: ignore[no-untyped-call]
+            try:
+                optimiser.step(closure)  # type: ignore[no-untyped-call]
+                _refuse_lost(parameters)
+            except _Lost:
+                break
             value = judges.validate.tail(plan())
             stale = 0 if value < 0.99 * best else stale + 1
             if value < best:
                 best, kept = value, [p.detach().clone() for p in parameters]
-            if done - before < 2 or not all(bool(torch.isfinite(p).all()) for p in parameters):
+            if done - before < 2:
                 break
     finally:
         with torch.no_grad():

@@ -258,7 +258,8 @@ class _Search:
         passing = [c for c in ranked if c.error <= self.study.target]
         if not passing or not self._improves:
             return []
-        cheapest = min(passing, key=lambda c: c.evaluations)
+        safe = [c for c in passing if c.worst <= self._room * self.study.target]
+        cheapest = min(safe or passing, key=lambda c: c.evaluations)
         if cheapest.evaluations <= max(self.ladder.layout.least, FEWEST):
             return []
         with self.study.screening():
@@ -266,6 +267,10 @@ class _Search:
             with suppress(OutOfTime, KeyboardInterrupt):
                 improvement.walk(cheapest.evaluations)
         return shortlist(improvement.rungs, self.study.target)
+
+    @property
+    def _room(self) -> float:
+        return ROOM * self.study.safe / SAFE
 
     @property
     def _improves(self) -> bool:
@@ -349,10 +354,10 @@ def order(
 
     The Pareto front of price and error among those that keep the target, without classical plans
     whose largest error a cheaper fitted plan undercuts; of more than ``SEQUENCE`` the cheapest
-    ones, and before them the first that is comfortably ``safe``, or the safest. The cheapest
-    classical plan that keeps the target with some room (``ROOM``) on every input is among them
-    even where a fitted plan beats it, so that what is chosen is never dearer. Every next plan has
-    a strictly lower price.
+    ones, and before them the first that is comfortably ``safe``, or the safest.
+    The cheapest classical plan that keeps the target with some room (``ROOM``) on every input is
+    among them even where a fitted plan beats it, so that what is chosen is never dearer than that.
+    Every next plan has a strictly lower price.
     """
     able = [c for c in candidates if c.error <= target]
     front: list[Candidate] = []
