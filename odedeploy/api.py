@@ -18,18 +18,19 @@ from odedeploy.delivery import (
     captured,
     check_folder,
     deliver,
+    margin,
     silent,
 )
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
 from odedeploy.graph import OdeGraph, input_specs, output_specs
 from odedeploy.input_files import read_inputs
-from odedeploy.latency import measured
 from odedeploy.manifest import Manifest
+from odedeploy.planning import plan_splits
 from odedeploy.program import Plan
 from odedeploy.reference import batch_size
 from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import read_manifest
-from odedeploy.search import judge, search, shortfall, split
+from odedeploy.search import judge, shortfall, split
 from odedeploy.spec import ExportSpec
 from odedeploy.targets import find as find_target
 from odedeploy.targets import usable
@@ -103,18 +104,8 @@ def plan(
     spec = spec or ExportSpec(tol=1e-2)
     spec = spec if tol is None else replace(spec, tol=tol)
     evaluator = live(graph)
-    watch = Stopwatch()
     splits = split(named_inputs(evaluator.model, inputs), spec, evaluator.static)
-    with watch("reference"):
-        reference = solve_reference(
-            evaluator, graph.sites, splits.inputs, metrics.of(spec), progress, splits.static
-        )
-    with watch("search"):
-        costs = None if usable(find_target(spec.target)) else measured(
-            graph, spec, splits.fit.inputs, splits.static
-        )
-        found = search(evaluator, graph.sites, spec, splits, reference, progress, costs)
-    return Planned(spec, splits, reference, found, watch.seconds)
+    return plan_splits(graph, evaluator, splits, spec, progress)
 
 
 def export(
@@ -287,7 +278,8 @@ def _against(
     verification = check(
         runner, inputs, outcome.outputs, reference.outcome.outputs,
         expected_inputs=input_specs(graph.model), expected_outputs=output_specs(graph.model),
-        tol=spec.tol, metric=artefact_errors(reference, outcome, rows),
+        tol=spec.tol, export_tol=margin(manifest.quantisation_error),
+        metric=artefact_errors(reference, outcome, rows),
     )  # fmt: skip
     certificate = judge(verification.error, judged.limit, judged.coverage, spec.confidence)
     reached = certificate.rate if judged.counts else certificate.bound

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from odedeploy.errors import BadInput, UnknownName
 
 FORMS = ("unrolled", "loop")
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "auto")
 METRICS = ("output", "state", "agreement")
 """Beside these a metric is a person's own function, ``module:function``."""
 COVERAGE = 0.99
@@ -29,9 +29,10 @@ class ExportSpec:
     ``"classical"`` for the whole catalogue, ``"learned"``, ``"distilled"``, or ``"auto"`` for all
     of that and non-uniform grids, though distilled plans only with ``allow_distilled``; ``nfe``
     fixes the number of evaluations. ``budget`` bounds the seconds of the search. ``samples`` caps
-    how many of the given inputs are used. ``replan`` treats fixed-step calls as ODEs. ``noise``
-    says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``. ``best_effort`` writes
-    the artefact even when the tolerance is missed.
+    how many of the given inputs are used. ``replan`` treats fixed-step calls as ODEs.
+    ``precision`` is that of the vector fields, ``"auto"`` the one with the lowest measured
+    latency. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``.
+    ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.
     """

@@ -15,19 +15,12 @@ from odedeploy.frontends.assembly import assemble
 from odedeploy.frontends.evaluation import TorchEvaluator, plan_handler
 from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import SolveCall, intercept
-from odedeploy.frontends.intervals import chained
+from odedeploy.frontends.intervals import Way, along
 from odedeploy.frontends.markers import marker_handler
 from odedeploy.frontends.naming import biases
 from odedeploy.frontends.noise import settle
 from odedeploy.frontends.preserve import preserved
-from odedeploy.frontends.recording import (
-    Recording,
-    flatten,
-    input_names,
-    moving,
-    record,
-    sites,
-)
+from odedeploy.frontends.recording import Recording, flatten, input_names, record, sites
 from odedeploy.frontends.simple import VectorField, flow
 from odedeploy.frontends.tracing import BATCH, Untraceable, trace
 from odedeploy.graph import Inputs, OdeGraph, Site, output_specs
@@ -62,8 +55,9 @@ def capture(
             model = noisy
             examples = Examples.of(noisy.filled(inputs), examples.static)
             recording = record(model, examples.pair(0))
-        found = sites(recording, _again(model, examples, recording), examples.batched, replan)
-        return _graph(model, examples, recording, found)
+        again = _again(model, examples, recording)
+        found, ways = sites(recording, again, examples.batched, replan)
+        return _graph(model, examples, recording, found, ways)
 
 
 def capture_field(
@@ -89,29 +83,31 @@ def _again(model: nn.Module, examples: Examples, first: Recording) -> Recording:
     try:
         return record(model, examples.pair(1, first.read))
     except BadInput as error:
-        read = {name: examples.inputs[name].dtype for name in first.read}
-        integers = [n for n, dtype in read.items() if not np.issubdtype(dtype, np.inexact)]
-        if not integers:
+        whole = [name for name in first.read if examples.inputs[name].dtype.kind != "f"]
+        if not whole:
             raise
         raise CaptureRefused(
-            f"{first.read[integers[0]]}: the value of the input {integers[0]!r} is read in Python, "
-            "which the exported model cannot do; make it an attribute of the model."
+            f"{first.read[whole[0]]}: the value of the input {whole[0]!r} is read in Python, which "
+            "the exported model cannot do; make it an attribute of the model."
         ) from error
 
 
 def _graph(
-    model: nn.Module, examples: Examples, recording: Recording, found: tuple[Site, ...]
+    model: nn.Module,
+    examples: Examples,
+    recording: Recording,
+    found: tuple[Site, ...],
+    ways: Sequence[Way],
 ) -> OdeGraph:
     states = [y for call in recording.calls for y in call.initial]
     outputs = flatten(recording.result)
     batches = examples.batches([*model.parameters(), *model.buffers(), *states, *outputs.values()])
     write = partial(trace, model, examples, batches, tuple(outputs))
-    spans = moving(found)
     unrolled: Callable[[Plan], ir.Model] | None = None
 
     def marked(concrete: bool) -> tuple[ir.Model, tuple[Site, ...]]:
         names = [site.name for site in found]
-        return assemble(write(lambda: chained(marker_handler(names), spans), concrete), found)
+        return assemble(write(lambda: along(ways, marker_handler(names)), concrete), found)
 
     try:
         try:
@@ -122,7 +118,7 @@ def _graph(
         if not found:
             raise CaptureRefused(f"The model cannot be captured: {reason}.") from reason
         found = tuple(replace(site, field="") for site in found)
-        unrolled = partial(_unrolled, model, write, spans)
+        unrolled = partial(_unrolled, model, write, ways)
         try:
             graph = unrolled(_least(found))
         except Untraceable as second:
@@ -133,16 +129,16 @@ def _graph(
     rows = {name: tensor.numpy() for name, tensor in examples.tiled(batches[0]).items()}
     axes = _batch_axes(graph, found) if examples.batched else {}
     found = tuple(replace(site, constants=biases(graph, site, model)) for site in found)
-    evaluator = TorchEvaluator(model, rows, examples.static, axes, spans)
+    evaluator = TorchEvaluator(model, rows, examples.static, axes, ways)
     return OdeGraph(graph, found, evaluator, unrolled)
 
 
 def _unrolled(
-    model: nn.Module, write: Callable[..., ir.Model], spans: Sequence[bool], plan: Plan
+    model: nn.Module, write: Callable[..., ir.Model], ways: Sequence[Way], plan: Plan
 ) -> ir.Model:
     """ONNX of the model under ``plan``, every evaluation of it traced."""
     with preserved(model):
-        return write(lambda: chained(plan_handler(plan, model), spans), concrete=True)
+        return write(lambda: along(ways, plan_handler(plan, model)), concrete=True)
 
 
 def _least(found: Sequence[Site]) -> Plan:

@@ -15,7 +15,7 @@ from odedeploy.errors import BadInput, CaptureRefused
 from odedeploy.executor import Field, States, solve
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import Handler, SolveCall, intercept
-from odedeploy.frontends.intervals import chained
+from odedeploy.frontends.intervals import Way, along
 from odedeploy.frontends.own_constants import own_fields
 from odedeploy.frontends.prefix import Prefix
 from odedeploy.frontends.preserve import preserved
@@ -37,8 +37,8 @@ class TorchEvaluator:
     """The captured model with its solves replaced by plans.
 
     ``example`` holds a few rows of the inputs it was captured with; inputs in ``static`` have no
-    batch axis. ``axes`` is the place of the batch axis in each output. ``moving`` says which
-    solves have run-time times.
+    batch axis. ``axes`` is the place of the batch axis in each output. ``ways`` are those
+    of its solves, by call.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class TorchEvaluator:
         example: Inputs,
         static: frozenset[str] = frozenset(),
         axes: Mapping[str, int] | None = None,
-        moving: Sequence[bool] = (),
+        ways: Sequence[Way] = (),
     ) -> None:
         self.model = model
         self.example = dict(example)
         self.static = static
         self.axes = dict(axes or {})
-        self.moving = tuple(moving)
+        self.ways = tuple(ways)
 
     def run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         """Outputs and final states of the model under ``plan``, in ``"float32"`` or ``"float64"``.
@@ -120,7 +120,7 @@ class TorchEvaluator:
         self, plan: Plan, states: dict[str, Tensor] | None = None, attached: bool = False
     ) -> Handler:
         """Computes the solves of one forward by ``plan``, its gradients ``attached`` or cut."""
-        return chained(plan_handler(plan, self.model, states, attached), self.moving)
+        return along(self.ways, plan_handler(plan, self.model, states, attached))
 
     def as_written(self, inputs: Inputs) -> tuple[Outcome, float]:
         """Outputs and final states of the model as its author wrote it, one input at a time.

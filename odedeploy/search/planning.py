@@ -349,10 +349,10 @@ def order(
 
     The Pareto front of price and error among those that keep the target, without classical plans
     whose largest error a cheaper fitted plan undercuts; of more than ``SEQUENCE`` the cheapest
-    ones, and before them the first that is comfortably ``safe``, or the safest.
-    The cheapest classical plan that keeps the target with some room (``ROOM``) on every input is
-    among them even where a fitted plan beats it, so that what is chosen is never dearer than that.
-    Every next plan has a strictly lower price.
+    ones, and before them the first that is comfortably ``safe``, or the safest. The cheapest
+    classical plan that keeps the target with some room (``ROOM``) on every input is among them
+    even where a fitted plan beats it, so that what is chosen is never dearer. Every next plan has
+    a strictly lower price.
     """
     able = [c for c in candidates if c.error <= target]
     front: list[Candidate] = []
