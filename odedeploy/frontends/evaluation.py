@@ -109,7 +109,8 @@ class TorchEvaluator:
 
         ``visit`` may evaluate the field elsewhere. All inputs run at once.
         """
-        self.forward(inputs, "float64", along(self.ways, plan_handler(plan, self.model, visit=visit)))
+        handler = plan_handler(plan, self.model, visit=visit)
+        self.forward(inputs, "float64", along(self.ways, handler))
 
     def module(self, plan: Plan) -> nn.Module:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
