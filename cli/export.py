@@ -90,7 +90,11 @@ def export(
         from odedeploy import api
 
         loaded = api.load_model(model, weights, inputs, tuple(static or ()))
+        if short := api.foreseen(loaded, spec):
+            output.warn(short)
         manifest = api.deploy(loaded, spec, path, progress)
+    for warning in manifest.warnings:
+        output.warn(warning)
     if as_json:
         output.emit(manifest.to_json())
         return

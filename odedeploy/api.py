@@ -27,21 +27,26 @@ from odedeploy.input_files import read_inputs
 from odedeploy.manifest import Manifest
 from odedeploy.planning import plan_splits
 from odedeploy.program import Plan
-from odedeploy.reference import batch_size
+from odedeploy.reference import Reference, batch_size, take
 from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import read_manifest
-from odedeploy.search import judge, shortfall, split
+from odedeploy.search import Splits, judge, minimum_samples, promise, shortfall, split
 from odedeploy.spec import ExportSpec
 from odedeploy.targets import find as find_target
 from odedeploy.targets import usable
 from odedeploy.verification import check_golden
-from odedeploy.verification import verify as check
+from odedeploy.verification import verify as judged_file
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from odedeploy.checking import Check
     from odedeploy.frontends.loading import Loaded
     from odedeploy.profiling import Profile
+
+
+DOUBTED = 8
+"""Inputs on which an export looks whether the model as written answers like its solution."""
 
 
 def capture(
@@ -105,7 +110,43 @@ def plan(
     spec = spec if tol is None else replace(spec, tol=tol)
     evaluator = live(graph)
     splits = split(named_inputs(evaluator.model, inputs), spec, evaluator.static)
-    return plan_splits(graph, evaluator, splits, spec, progress)
+    watch = Stopwatch()
+    with watch("reference"):
+        reference = solve_reference(
+            evaluator, graph.sites, splits.inputs, metrics.of(spec), progress, splits.static
+        )
+    with watch("check"):
+        warnings = _doubts(graph, spec, splits, reference)
+    planned = plan_splits(graph, evaluator, splits, spec, progress, reference)
+    return replace(
+        planned, seconds={**planned.seconds, **watch.seconds}, warnings=planned.warnings + warnings
+    )
+
+
+def _doubts(
+    graph: OdeGraph, spec: ExportSpec, splits: Splits, reference: Reference
+) -> tuple[str, ...]:
+    """What is to be said where a solve that gets a new plan was written too coarsely."""
+    if all(site.kept is not None for site in graph.sites):
+        return ()
+    from odedeploy.checking import doubt
+    from odedeploy.frontends import live
+
+    few = take(splits.inputs, np.arange(min(DOUBTED, len(splits.fit))), splits.static)
+    said = doubt(live(graph), reference, few, spec.replan and not spec.best_effort)
+    return (said,) if said else ()
+
+
+def foreseen(loaded: Loaded, spec: ExportSpec) -> str:
+    """What the number of inputs will allow to promise, where it is less than asked; else nothing.
+
+    Raises BadInput for inputs that cannot be split.
+    """
+    metric = metrics.of(spec)
+    samples = len(split(loaded.inputs, spec, loaded.static).certify)
+    if samples >= minimum_samples(metric.coverage, spec.confidence):
+        return ""
+    return promise(metric, samples, spec.confidence)
 
 
 def export(
@@ -275,7 +316,7 @@ def _against(
     )
     outcome = evaluator.run(plan, inputs, "float32")
     rows = np.arange(batch_size(inputs, evaluator.static))
-    verification = check(
+    verification = judged_file(
         runner, inputs, outcome.outputs, reference.outcome.outputs,
         expected_inputs=input_specs(graph.model), expected_outputs=output_specs(graph.model),
         tol=spec.tol, export_tol=margin(manifest.quantisation_error),
@@ -290,6 +331,30 @@ def _against(
         )
     return VerifyReport(str(path), loaded.name, not failures, reached, spec.tol,
                         certificate.samples, tuple(failures), manifest.promise)  # fmt: skip
+
+
+def check(
+    model: nn.Module,
+    inputs: Any,
+    tol: float = 1e-2,
+    *,
+    static: Collection[str] = (),
+    noise: str | None = None,
+    progress: Progress = silent,
+) -> Check:
+    """Is ``model`` an ODE, or only the solver it was trained with?
+
+    Takes what ``capture`` takes. ``tol`` is the relative error of the outputs up to which the model
+    as written and its solution count as the same. Raises as ``capture`` does, and BadInput for a
+    model that solves no ODE.
+    """
+    from odedeploy.checking import check as examined
+    from odedeploy.frontends import recorded
+    from odedeploy.frontends.loading import named_inputs
+
+    evaluator, sites = recorded(model, named_inputs(model, inputs), static, noise)
+    given = named_inputs(evaluator.model, inputs)
+    return examined(evaluator, sites, given, tol, progress)
 
 
 def inspect(path: str | Path) -> dict[str, Any]:

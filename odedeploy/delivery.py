@@ -277,6 +277,7 @@ def _manifest(
         reference={
             "method": reference.method,
             "self_check": reference.self_check,
+            "of": _target(graph),
             "evaluations": reference.evaluations,
         },
         candidates=[
@@ -304,6 +305,15 @@ def _extra(graph: OdeGraph, spec: ExportSpec) -> dict[str, Any]:
         "capture": {"static": static, "noise": spec.noise, "replan": spec.replan},
         **({"times_as_input": moving} if moving else {}),
     }
+
+
+def _target(graph: OdeGraph) -> str:
+    """What errors are taken against: the solution, the solves as written, or some of both."""
+    kept = [site.kept is not None for site in graph.sites]
+    if not any(kept):
+        return "the solution of the ODE"
+    written = "the map of the fixed-step solves as written"
+    return written if all(kept) else f"{written}, the solution of the other ODEs"
 
 
 def report(metric: Metric, certificate: Certificate) -> ErrorReport:

@@ -177,7 +177,7 @@ class _Race:
             raise Unusable(
                 f"onnxruntime cannot run {name} here ({reason}); take another precision."
             ) from error
-        moved = np.sort(worst_error(found, single, planned.reference.floors))
+        moved = np.sort(worst_error(found, single))
         rank = int(np.ceil(self._whole.spec.coverage * len(moved) - 1e-9))
         return planned, float(moved[max(rank, 1) - 1])
 

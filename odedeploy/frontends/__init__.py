@@ -47,17 +47,52 @@ def capture(
     Raises CaptureRefused, with the file and line of the solve, for a model that cannot be
     exported, Diverged when its solve does, and BadInput for inputs that do not fit.
     """
-    examples = Examples.of(inputs, static)
     with preserved(model):
-        recording = record(model, examples.pair(0))
-        if recording.draws:
-            noisy = settle(model, inputs, recording.draws, 2, noise)
-            model = noisy
-            examples = Examples.of(noisy.filled(inputs), examples.static)
-            recording = record(model, examples.pair(0))
-        again = _again(model, examples, recording)
-        found, ways = sites(recording, again, examples.batched, replan)
+        model, examples, recording, found, ways = _recorded(model, inputs, static, replan, noise)
         return _graph(model, examples, recording, found, ways)
+
+
+def recorded(
+    model: nn.Module, inputs: Inputs, static: Collection[str] = (), noise: str | None = None
+) -> tuple[TorchEvaluator, tuple[Site, ...]]:
+    """The solves of ``model`` and an evaluator of its plans; nothing is traced.
+
+    Takes what ``capture`` takes and raises as it does, but for models that only tracing refuses.
+    """
+    with preserved(model):
+        model, examples, recording, found, ways = _recorded(model, inputs, static, False, noise)
+        sizes = examples.batches(y for call in recording.calls for y in call.initial)
+        shapes = [
+            {name: y.shape for name, y in flatten(record(model, examples.tiled(n)).result).items()}
+            for n in sizes
+        ]
+    axes = {}
+    for name, shape in shapes[0].items():
+        differ = [i for i, (a, b) in enumerate(zip(shape, shapes[1][name], strict=True)) if a != b]
+        if len(differ) != 1:
+            raise CaptureRefused(
+                f"The output {name!r} has shape {tuple(shape)} for {sizes[0]} inputs and "
+                f"{tuple(shapes[1][name])} for {sizes[1]}; return one answer per input."
+            )
+        axes[name] = differ[0]
+    rows = {name: tensor.numpy() for name, tensor in examples.tiled(sizes[0]).items()}
+    return TorchEvaluator(model, rows, examples.static, axes, ways), found
+
+
+def _recorded(
+    model: nn.Module, inputs: Inputs, static: Collection[str], replan: bool, noise: str | None
+) -> tuple[nn.Module, Examples, Recording, tuple[Site, ...], tuple[Way, ...]]:
+    """``model`` with its noise settled, and what two runs of it show."""
+    examples = Examples.of(inputs, static)
+    recording = record(model, examples.pair(0))
+    if recording.draws:
+        noisy = settle(model, inputs, recording.draws, 2, noise)
+        model = noisy
+        examples = Examples.of(noisy.filled(inputs), examples.static)
+        recording = record(model, examples.pair(0))
+    again = _again(model, examples, recording)
+    found, ways = sites(recording, again, examples.batched, replan)
+    return model, examples, recording, found, ways
 
 
 def capture_field(
@@ -166,4 +201,12 @@ def _batch_axes(graph: ir.Model, found: Sequence[Site]) -> dict[str, int]:
     return axes
 
 
-__all__ = ["SolveCall", "capture", "capture_field", "input_names", "intercept", "live"]
+__all__ = [
+    "SolveCall",
+    "capture",
+    "capture_field",
+    "input_names",
+    "intercept",
+    "live",
+    "recorded",
+]
