@@ -524,7 +524,8 @@ def test_an_evaluation_computes_nothing_but_what_depends_on_the_state(name: str)
 def test_a_weight_scaled_by_a_factor_is_computed_once_for_all_evaluations() -> None:
     model = clean(lower(timefields.graph("convolutional"), plan_of("euler", 6)))
     constant = rows(model.graph)
-    weights = {n.inputs[1] for n in model.graph if n.op_type == "Conv" and n.outputs[0] not in constant}
+    moving = [n for n in model.graph if n.op_type == "Conv" and n.outputs[0] not in constant]
+    weights = {n.inputs[1] for n in moving}
     assert len(weights) == 1 and len([n for n in model.graph if n.op_type == "Slice"]) == 2
 
 
@@ -538,7 +539,8 @@ def test_a_constant_behind_a_linear_operator_is_part_of_its_bias(kind: str) -> N
             shape = (3, 1, 1) if kind == "Conv" else ()
             w, b = rng.standard_normal((3, 3, 1, 1)), rng.standard_normal(3)
             y = m.op("Conv", x4, m.weight("W", w), m.weight("b", b), name="y", shape=image)
-            return [m.op("Add", m.weight("u", rng.standard_normal(shape)), y, name="z", shape=image)]
+            u = m.weight("u", rng.standard_normal(shape))
+            return [m.op("Add", u, y, name="z", shape=image)]
         bias = [] if kind == "no bias" else [m.weight("b", rng.standard_normal(5))]
         w = m.weight("W", rng.standard_normal((48, 5)))
         y = m.op("Gemm", x, w, *bias, name="y", shape=["batch", 5])
@@ -559,9 +561,9 @@ def test_what_is_no_bias_stays_an_addition(why: str) -> None:
         y = m.op("Gemm", x, w, name="y", shape=["batch", 3])
         u = m.weight("u", np.ones((4, 3) if why == "per sample" else (1, 3)))
         if why == "per place":
-            y = m.op("Conv", m.op("Reshape", x, m.integers("r", [0, 1, 3]), name="r3",
-                                  shape=["batch", 1, 3]),
-                     m.weight("K", np.ones((1, 1, 1))), name="c", shape=["batch", 1, 3])  # fmt: skip
+            line = ["batch", 1, 3]
+            y = m.op("Reshape", x, m.integers("r", [0, 1, 3]), name="line", shape=line)
+            y = m.op("Conv", y, m.weight("K", np.ones((1, 1, 1))), name="c", shape=line)
         z = m.op("Add", y, u, name="z")
         more = [m.op("Tanh", y, name="t")] if why == "read twice" else []
         return [z, *more, *([y] if why == "an output" else [])]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from odedeploy.errors import BadInput
 from odedeploy.graph import Inputs
 from odedeploy.passes import constants, dead, subexpressions
 from odedeploy.passes.rewiring import add, attribute
@@ -32,10 +33,15 @@ WEIGHT = 63
 def int8(model: ir.Model, inputs: Inputs) -> ir.Model:
     """``model`` itself, its fields in int8; as it was when a trajectory leaves the finite numbers.
 
-    Raises BadInput where a vector field cannot be reached.
+    Raises BadInput where a vector field cannot be reached or has no such product.
     """
     field = field_of(model)
     nodes = [node for node in field.nodes if _quantisable(node, field)]
+    if not nodes:
+        raise BadInput(
+            "A vector field of this model has no Conv, Gemm or MatMul with weights that int8 could "
+            "hold; export it in fp32."
+        )
     seen, arrays = observe(
         model,
         inputs,
