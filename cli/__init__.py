@@ -11,7 +11,17 @@ from typing import Annotated
 import typer
 
 from odedeploy import __version__
-from odedeploy.cli import doctor, export, inspection, lists, profiling, retarget, train, verify
+from odedeploy.cli import (
+    check,
+    doctor,
+    export,
+    inspection,
+    lists,
+    profiling,
+    retarget,
+    train,
+    verify,
+)
 from odedeploy.cli.failures import Commands
 
 __all__ = ["app"]
@@ -45,6 +55,7 @@ def main(
 app.command("export")(export.export)
 app.command("profile")(profiling.profile)
 app.command("verify")(verify.verify)
+app.command("check")(check.check)
 app.command("retarget")(retarget.retarget)
 app.command("inspect")(inspection.inspect)
 app.command("train")(train.train)

@@ -9,6 +9,7 @@ import typer
 
 from odedeploy.cli import output
 from odedeploy.cli.options import (
+    AllowDistilled,
     BestEffort,
     Budget,
     Confidence,
@@ -51,13 +52,15 @@ def export(
     solver: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="auto, classical, learned, or one of `odedeploy solvers`."
+            metavar="NAME",
+            help="auto, classical, learned, distilled, or one of `odedeploy solvers`.",
         ),
     ] = "auto",
     nfe: Annotated[
         int | None, typer.Option(help="Exactly this many evaluations of the vector field.")
     ] = None,
     budget: Budget = None,
+    allow_distilled: AllowDistilled = False,
     metric: Metric = "output",
     coverage: Coverage = 0.99,
     confidence: Confidence = 0.95,
@@ -78,8 +81,8 @@ def export(
     spec = ExportSpec(
         tol=whole, tols=own, format=_format(format, path), target=target, precision=precision,
         form=form, solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
-        samples=samples, seed=seed, budget=budget, replan=replan, noise=noise,
-        best_effort=best_effort,
+        samples=samples, seed=seed, budget=budget, allow_distilled=allow_distilled,
+        replan=replan, noise=noise, best_effort=best_effort,
     )  # fmt: skip
     _check_names(spec)
     with output.working() as progress:
@@ -87,7 +90,11 @@ def export(
         from odedeploy import api
 
         loaded = api.load_model(model, weights, inputs, tuple(static or ()))
+        if short := api.foreseen(loaded, spec):
+            output.warn(short)
         manifest = api.deploy(loaded, spec, path, progress)
+    for warning in manifest.warnings:
+        output.warn(warning)
     if as_json:
         output.emit(manifest.to_json())
         return

@@ -20,10 +20,16 @@ def models(as_json: Json = False) -> None:
         output.emit({"models": found})
         return
     rows = [
-        (m["name"], m["summary"], f"{m['card']['parameters']:,}", m["card"]["test"].get("error"))
+        (m["name"], m["summary"], f"{m['card']['parameters']:,}", _reached(m["card"]))
         for m in found
     ]
-    output.show(output.table("", ("model", "what it is", "parameters>", "test error>"), rows))
+    output.show(output.table("", ("model", "what it is", "parameters>", "in its test>"), rows))
+
+
+def _reached(card: dict[str, Any]) -> str:
+    """The first share that a model was tested for, such as its accuracy."""
+    name, share = next(iter(card["test"].items()))
+    return f"{name.replace('_', ' ')} {share:.2%}"
 
 
 def solvers(as_json: Json = False) -> None:

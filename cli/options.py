@@ -74,6 +74,12 @@ Budget = Annotated[
         show_default=False,
     ),
 ]
+AllowDistilled = Annotated[
+    bool,
+    typer.Option(
+        "--allow-distilled", help="Let auto give each evaluation of the field its own biases."
+    ),
+]
 BestEffort = Annotated[
     bool, typer.Option("--best-effort", help="Write the best there is when it falls short.")
 ]

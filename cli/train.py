@@ -40,7 +40,7 @@ def train(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a reference model with the adjoint.
+    """Train a reference model by its own recipe.
 
     Writes a checkpoint, the weights and the model card. A run that was stopped goes on where it
     was.
@@ -61,9 +61,12 @@ def train(
     on = "test" if result.card["test"] else "held-out"
     output.show(
         f"{name}: {_metrics(measured)} on the {on} data, {result.card['parameters']:,} parameters.",
-        f"Wrote {result.weights}, {result.card_file} and {result.checkpoint}. Next: "
-        f"odedeploy export {name} --weights {result.weights} --tol 1e-2 -o {name}.onnx",
+        f"Wrote {result.weights}, {result.card_file} and {result.checkpoint}.",
     )
+    if name in models.MODELS:
+        output.show(
+            f"Next: odedeploy export {name} --weights {result.weights} --tol 1e-2 -o {name}.onnx"
+        )
 
 
 @contextmanager

@@ -31,7 +31,7 @@ FREQUENCIES = 16
 CLASSES = 10
 CALIBRATION = 2048
 JUDGED = 1000
-RECIPE = Recipe(epochs=32, averaging=0.999)
+RECIPE = Recipe(epochs=16, averaging=0.998)
 FACTS = mnist.FACTS | {
     "held_out": f"the last {mnist.HELD_OUT:,} training digits",
     "calibration": f"{CALIBRATION:,} draws of noise and label, seed 0",

@@ -9,6 +9,7 @@ from odedeploy._version import __version__
 if TYPE_CHECKING:
     from odedeploy.api import capture as capture
     from odedeploy.api import capture_field as capture_field
+    from odedeploy.api import check as check
     from odedeploy.api import export as export
     from odedeploy.api import plan as plan
     from odedeploy.api import profile as profile
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "capture": "odedeploy.api",
     "capture_field": "odedeploy.api",
+    "check": "odedeploy.api",
     "export": "odedeploy.api",
     "plan": "odedeploy.api",
     "profile": "odedeploy.api",

@@ -18,29 +18,35 @@ from odedeploy.delivery import (
     captured,
     check_folder,
     deliver,
+    margin,
     silent,
 )
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
 from odedeploy.graph import OdeGraph, input_specs, output_specs
 from odedeploy.input_files import read_inputs
-from odedeploy.latency import measured
 from odedeploy.manifest import Manifest
+from odedeploy.planning import plan_splits
 from odedeploy.program import Plan
-from odedeploy.reference import batch_size
+from odedeploy.reference import Reference, batch_size, take
 from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import read_manifest
-from odedeploy.search import judge, search, shortfall, split
+from odedeploy.search import Splits, judge, minimum_samples, promise, shortfall, split
 from odedeploy.spec import ExportSpec
 from odedeploy.targets import find as find_target
 from odedeploy.targets import usable
 from odedeploy.verification import check_golden
-from odedeploy.verification import verify as check
+from odedeploy.verification import verify as judged_file
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from odedeploy.checking import Check
     from odedeploy.frontends.loading import Loaded
     from odedeploy.profiling import Profile
+
+
+DOUBTED = 8
+"""Inputs on which an export looks whether the model as written answers like its solution."""
 
 
 def capture(
@@ -103,18 +109,44 @@ def plan(
     spec = spec or ExportSpec(tol=1e-2)
     spec = spec if tol is None else replace(spec, tol=tol)
     evaluator = live(graph)
-    watch = Stopwatch()
     splits = split(named_inputs(evaluator.model, inputs), spec, evaluator.static)
+    watch = Stopwatch()
     with watch("reference"):
         reference = solve_reference(
             evaluator, graph.sites, splits.inputs, metrics.of(spec), progress, splits.static
         )
-    with watch("search"):
-        costs = None if usable(find_target(spec.target)) else measured(
-            graph, spec, splits.fit.inputs, splits.static
-        )
-        found = search(evaluator, graph.sites, spec, splits, reference, progress, costs)
-    return Planned(spec, splits, reference, found, watch.seconds)
+    with watch("check"):
+        warnings = _doubts(graph, spec, splits, reference)
+    planned = plan_splits(graph, evaluator, splits, spec, progress, reference)
+    return replace(
+        planned, seconds={**planned.seconds, **watch.seconds}, warnings=planned.warnings + warnings
+    )
+
+
+def _doubts(
+    graph: OdeGraph, spec: ExportSpec, splits: Splits, reference: Reference
+) -> tuple[str, ...]:
+    """What is to be said where a solve that gets a new plan was written too coarsely."""
+    if all(site.kept is not None for site in graph.sites):
+        return ()
+    from odedeploy.checking import doubt
+    from odedeploy.frontends import live
+
+    few = take(splits.inputs, np.arange(min(DOUBTED, len(splits.fit))), splits.static)
+    said = doubt(live(graph), reference, few, spec.replan and not spec.best_effort)
+    return (said,) if said else ()
+
+
+def foreseen(loaded: Loaded, spec: ExportSpec) -> str:
+    """What the number of inputs will allow to promise, where it is less than asked; else nothing.
+
+    Raises BadInput for inputs that cannot be split.
+    """
+    metric = metrics.of(spec)
+    samples = len(split(loaded.inputs, spec, loaded.static).certify)
+    if samples >= minimum_samples(metric.coverage, spec.confidence):
+        return ""
+    return promise(metric, samples, spec.confidence)
 
 
 def export(
@@ -284,10 +316,11 @@ def _against(
     )
     outcome = evaluator.run(plan, inputs, "float32")
     rows = np.arange(batch_size(inputs, evaluator.static))
-    verification = check(
+    verification = judged_file(
         runner, inputs, outcome.outputs, reference.outcome.outputs,
         expected_inputs=input_specs(graph.model), expected_outputs=output_specs(graph.model),
-        tol=spec.tol, metric=artefact_errors(reference, outcome, rows),
+        tol=spec.tol, export_tol=margin(manifest.quantisation_error),
+        metric=artefact_errors(reference, outcome, rows),
     )  # fmt: skip
     certificate = judge(verification.error, judged.limit, judged.coverage, spec.confidence)
     reached = certificate.rate if judged.counts else certificate.bound
@@ -298,6 +331,30 @@ def _against(
         )
     return VerifyReport(str(path), loaded.name, not failures, reached, spec.tol,
                         certificate.samples, tuple(failures), manifest.promise)  # fmt: skip
+
+
+def check(
+    model: nn.Module,
+    inputs: Any,
+    tol: float = 1e-2,
+    *,
+    static: Collection[str] = (),
+    noise: str | None = None,
+    progress: Progress = silent,
+) -> Check:
+    """Is ``model`` an ODE, or only the solver it was trained with?
+
+    Takes what ``capture`` takes. ``tol`` is the relative error of the outputs up to which the model
+    as written and its solution count as the same. Raises as ``capture`` does, and BadInput for a
+    model that solves no ODE.
+    """
+    from odedeploy.checking import check as examined
+    from odedeploy.frontends import recorded
+    from odedeploy.frontends.loading import named_inputs
+
+    evaluator, sites = recorded(model, named_inputs(model, inputs), static, noise)
+    given = named_inputs(evaluator.model, inputs)
+    return examined(evaluator, sites, given, tol, progress)
 
 
 def inspect(path: str | Path) -> dict[str, Any]:

@@ -43,7 +43,9 @@ class Manifest:
 
     ``error`` is artefact against reference by ``metric``; ``discretisation_error`` is the plan run
     in PyTorch against the reference and ``export_error`` the artefact against the plan run in
-    PyTorch, both relative errors of the outputs, the largest over the certification inputs.
+    PyTorch, both relative errors of the outputs, the largest over the certification inputs. In a
+    precision below fp32, ``export_error`` is against the plan run in that precision, and
+    ``quantisation_error`` is the artefact against the plan run in PyTorch in fp32.
     ``tols`` are tolerances of single outputs in place of ``tol``. ``promise`` says in one sentence
     what is promised.
     """
@@ -72,6 +74,7 @@ class Manifest:
     bytes: int | None = None
     sha256: str | None = None
     tols: dict[str, float] = field(default_factory=dict)
+    quantisation_error: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

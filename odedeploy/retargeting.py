@@ -48,7 +48,10 @@ def planned_again(
         found = search(optimised, graph.sites, spec, splits, reference, progress)
     before = artefact.manifest
     notes = {"retargeted": {"file": path.name, "tol": None if before is None else before.tol}}
-    return graph, Planned(spec, splits, reference, found, watch.seconds, notes, warnings)
+    planned = Planned(
+        spec, splits, reference, found, watch.seconds, notes=notes, warnings=warnings
+    )
+    return graph, planned
 
 
 def read_graph(path: Path, artefact: Model) -> OdeGraph:

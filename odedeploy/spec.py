@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from odedeploy.errors import BadInput, UnknownName
 
 FORMS = ("unrolled", "loop")
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "auto")
 METRICS = ("output", "state", "agreement")
 """Beside these a metric is a person's own function, ``module:function``."""
 COVERAGE = 0.99
 NOISE = ("fixed", "input")
-RUNGS = ("auto", "classical", "learned")
+RUNGS = ("auto", "classical", "learned", "distilled")
 """What a search may try, beside the name of a single solver."""
 
 
@@ -26,11 +26,13 @@ class ExportSpec:
     which it holds and ``confidence`` how sure that is; by ``"agreement"`` it bounds the share of
     inputs that change their class, and ``coverage`` does not apply. ``tols`` are tolerances of
     single outputs (or states), by name, in place of ``tol``. ``solver`` is a catalogue name,
-    ``"classical"`` for the whole catalogue, ``"learned"``, or ``"auto"`` for all of that and
-    non-uniform grids; ``nfe`` fixes the number of evaluations. ``budget`` bounds the seconds of
-    the search. ``samples`` caps how many of the given inputs are used. ``replan`` treats
-    fixed-step calls as ODEs. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or
-    ``"input"``. ``best_effort`` writes the artefact even when the tolerance is missed.
+    ``"classical"`` for the whole catalogue, ``"learned"``, ``"distilled"``, or ``"auto"`` for all
+    of that and non-uniform grids, though distilled plans only with ``allow_distilled``; ``nfe``
+    fixes the number of evaluations. ``budget`` bounds the seconds of the search. ``samples`` caps
+    how many of the given inputs are used. ``replan`` treats fixed-step calls as ODEs.
+    ``precision`` is that of the vector fields, ``"auto"`` the one with the lowest measured
+    latency. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``.
+    ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.
     """
@@ -52,6 +54,7 @@ class ExportSpec:
     best_effort: bool = False
     tols: Mapping[str, float] = field(default_factory=dict)
     budget: float | None = None
+    allow_distilled: bool = False
 
     def __post_init__(self) -> None:
         for tol in (self.tol, *self.tols.values()):
@@ -74,6 +77,11 @@ class ExportSpec:
         ):
             if value is not None and value not in known:
                 raise UnknownName(kind, value, known)
+
+    @property
+    def distils(self) -> bool:
+        """Whether evaluations may have biases of their own."""
+        return self.solver == "distilled" or (self.allow_distilled and self.solver == "auto")
 
     def _check_metric(self) -> None:
         if ":" not in self.metric and self.metric not in METRICS:

@@ -37,13 +37,15 @@ class Verification:
     Errors are relative, one per input, shape (batch,), inf where an output could not be compared:
     ``discretisation_error`` of the plan run in PyTorch against the reference, ``export_error`` of
     the artefact against the plan run in PyTorch, ``error`` of the artefact against the reference,
-    by the metric that was given.
+    by the metric that was given. ``quantisation_error`` is of the plan in a lower precision
+    against the plan in fp32, None in fp32.
     """
 
     failures: tuple[str, ...]
     discretisation_error: np.ndarray
     export_error: np.ndarray
     error: np.ndarray
+    quantisation_error: np.ndarray | None = None
 
     def __bool__(self) -> bool:
         return not self.failures
@@ -125,7 +127,12 @@ def verify(
     )
 
 
-def golden(runner: Runner, inputs: Arrays, k: int = GOLDEN_INPUTS) -> Golden:
+def golden(
+    runner: Runner,
+    inputs: Arrays,
+    k: int = GOLDEN_INPUTS,
+    tolerance: float = 10 * Tolerance.FLOAT32,
+) -> Golden:
     """The first ``k`` of ``inputs`` with the artefact's outputs, to travel in its metadata.
 
     Another machine may differ by ten times what two float32 computations of one plan may: kernels
@@ -136,7 +143,7 @@ def golden(runner: Runner, inputs: Arrays, k: int = GOLDEN_INPUTS) -> Golden:
         name: array[:k] if batch[name] and isinstance(batch[name][0], str) else array
         for name, array in inputs.items()
     }
-    return Golden(chosen, runner.run(chosen), 10 * Tolerance.FLOAT32)
+    return Golden(chosen, runner.run(chosen), tolerance)
 
 
 def _signature_failures(

@@ -160,6 +160,21 @@ def scatter_graph() -> Built:
     return Model(forward, net=mlp(2, 2), edges=edges), rows(5, 2)
 
 
+@pattern("a sparse adjacency matrix: torch.sparse.mm")
+def sparse_graph() -> Built:
+    def forward(m: Model, y: Tensor) -> Tensor:
+        def field(t: Tensor, x: Tensor) -> Tensor:
+            nodes = torch.tanh(m.net(x)).permute(1, 0, 2).reshape(5, -1)
+            mixed = torch.sparse.mm(m.adjacency, nodes) + m.adjacency.t() @ nodes
+            return mixed.reshape(5, x.shape[0], 2).permute(1, 0, 2) - x
+
+        return odeint(field, y, unit())[-1]
+
+    edges = torch.tensor([[0, 1, 2, 3, 4, 0, 0], [1, 2, 3, 4, 0, 2, 1]])
+    adjacency = torch.sparse_coo_tensor(edges, torch.rand(7), (5, 5))
+    return Model(forward, net=mlp(2, 2), adjacency=adjacency), rows(5, 2)
+
+
 @pattern("LayerNorm")
 def layer_norm() -> Built:
     field = lambda m: lambda t, x: m.net(m.norm(x)) * t  # noqa: E731

@@ -110,7 +110,7 @@ def end_time_as_an_input() -> Built:
     return Conditioned(forward, field=Field()), {**rows(), "c": torch.tensor(0.9)}
 
 
-@pattern("times computed from an input: differences, cast, normalised, a tuple state", static=("c",))
+@pattern("times computed from an input: differences, cast, normalised", static=("c",))
 def times_computed_from_an_input() -> Built:
     def forward(m: Model, y: Tensor, c: Tensor) -> Tensor:
         t = ((c - c[0]) / (c[-1] - c[0])).type_as(y)
@@ -123,7 +123,7 @@ def times_computed_from_an_input() -> Built:
     return Conditioned(forward, field=Field()), {**rows(), "c": times}
 
 
-@pattern("ODE-RNN: observations at times that are an input, a solve between each two", static=("c",))
+@pattern("ODE-RNN: observations at times that are an input", static=("c",))
 def observation_times_as_an_input() -> Built:
     def forward(m: Model, y: Tensor, c: Tensor) -> Tensor:
         h = torch.zeros(y.shape[0], 3)

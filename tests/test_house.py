@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import odedeploy
-from odedeploy import formats, lowering, metrics, models, passes, solvers, spec, targets
+from odedeploy import checking, formats, lowering, metrics, models, passes, solvers, spec, targets
 from odedeploy.cli import app
 from odedeploy.frontends import interception
 
@@ -159,7 +159,8 @@ def test_metrics_resolve() -> None:
 FAMILIES = {
     "formats": {address.partition(":")[0] for address in formats.FORMATS.values()},
     "targets": {address.partition(":")[0] for address in targets.TARGETS.values()},
-    "passes": {one.__name__ for one in passes.PASSES},
+    "passes": {one.__name__ for one in (*passes.PASSES, passes.sink)},
+    "checks": set(checking.CHECKS.values()),
     "metrics": {*metrics.METRICS.values(), metrics.CUSTOM},
     "adapters": set(interception.ADAPTERS.values()),
 }

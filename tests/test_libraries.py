@@ -40,17 +40,8 @@ FIXED = {
 SLOW = {"torchcfm: unet", "torchcde: hermite cubic"}
 """A large graph; a table that is looked up by time, for which every evaluation is traced."""
 
-REFUSED_TODAY = {
-    "flow_matching: exact likelihood": "branches on a tensor that was made before the trace: its "
-    "default time grid, asserted to go from 1 to 0",
-}
-
-
 def _marked(name: str) -> object:
-    marks = [pytest.mark.slow] if name in SLOW else []
-    if name in REFUSED_TODAY:
-        marks.append(pytest.mark.xfail(raises=CaptureRefused, reason=REFUSED_TODAY[name]))
-    return pytest.param(name, marks=marks)
+    return pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
 
 
 NAMES = [_marked(name) for name in MODELS]
@@ -131,12 +122,6 @@ class Refused(nn.Module):
         return self._forward(self.net, x)
 
 
-def _dense(net: nn.Module, x: Tensor) -> Tensor:
-    from torchdiffeq import odeint_dense
-
-    return odeint_dense(lambda t, y: net(y), x, torch.tensor(0.0), torch.tensor(1.0))(0.5)
-
-
 def _event(net: nn.Module, x: Tensor) -> Tensor:
     from torchdiffeq import odeint_event
 
@@ -176,7 +161,6 @@ def _stochastic(net: nn.Module, x: Tensor) -> Tensor:
 
 
 REFUSED = {
-    "torchdiffeq: dense output": (_dense, "odeint_dense"),
     "torchdiffeq: event": (_event, "event"),
     "torchode: times per sample": (_own_times, "times of their own"),
     "torchode: evaluated later than the start": (_late, "t_start"),

@@ -36,7 +36,8 @@ def test_a_model_is_built_ready_to_run(shipped):
     name, model, inputs = shipped
     assert not any(module.training for module in model.modules())
     assert list(inputs) == list(inspect.signature(model.forward).parameters)
-    assert all(array.dtype == np.float32 and np.isfinite(array).all() for array in inputs.values())
+    assert {array.dtype for array in inputs.values()} <= {np.dtype("f4"), np.dtype("i8")}
+    assert all(np.isfinite(array).all() for array in inputs.values())
     assert {len(array) for array in inputs.values()} == {2048}
     stored = load_file(models.WEIGHTS / f"{name}.safetensors")
     built = {key: value.numpy() for key, value in model.state_dict().items()}
@@ -60,17 +61,25 @@ def test_the_card_describes_the_shipped_weights(shipped):
     assert card["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
     assert card["tolerance"] == model.tolerance <= 1e-5
-    assert card["recipe"]["tolerances"][-1] <= 1e-5
+    assert all(t <= 1e-5 for t in card["recipe"]["tolerances"][-1:])
     assert card["command"].startswith(f"odedeploy train {name} --seed {card['seed']}")
     assert card["seconds"] > 0
-    assert 0 < card["test"]["error"] < 0.01 and 0 < card["held_out"]["error"] < 0.02
+    assert all(0 <= value <= 1 for value in card["test"].values())
+    assert card["test"] and card["held_out"]
     assert {"licence", "source", "training", "held_out", "test"} <= card["data"].keys()
     assert {"odedeploy", "python", "torch", "torchdiffeq"} == card["versions"].keys()
 
 
-def test_the_card_and_the_weights_name_no_local_path(shipped):
+def test_the_accuracies_stand_on_the_cards():
+    odenet, flow = models.card("mnist-odenet"), models.card("flow-digits")
+    assert 0 < odenet["test"]["error"] < 0.01 and 0 < odenet["held_out"]["error"] < 0.02
+    assert 0.9 < flow["test"]["class_accuracy"] <= 1 and 0 < flow["held_out"]["loss"] < 0.2
+
+
+@pytest.mark.parametrize("name", [*models.MODELS, *models.JUDGES])
+def test_the_card_and_the_weights_name_no_local_path(name):
     for suffix in (".json", ".safetensors"):
-        content = (models.WEIGHTS / f"{shipped[0]}{suffix}").read_bytes()
+        content = (models.WEIGHTS / f"{name}{suffix}").read_bytes()
         assert not any(root in content for root in (b"/home", b"/work", b"/tmp", b"/root"))
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import timefields
 from odegraphs import GRAPHS, MARKER, Builder, convolution, linear, run
 from onnx_ir.passes.common.shape_inference import infer_shapes
+from timefields import FIELDS
 
 from odedeploy.grid import Grid
 from odedeploy.lowering import lower
@@ -21,11 +23,14 @@ from odedeploy.passes import (
     dead,
     fold_time,
     noop,
+    offsets,
     shapes,
+    spread,
     strip,
     subexpressions,
     trajectory,
 )
+from odedeploy.passes.uniform import rows
 from odedeploy.program import Plan, solve_plan
 from odedeploy.solvers import SOLVERS
 from odedeploy.tolerance import Tolerance
@@ -475,3 +480,108 @@ def test_clean_takes_the_convolution_apart_and_stores_its_weight_once() -> None:
 def test_every_pass_is_in_the_table_and_states_its_contract() -> None:
     for each in PASSES:
         assert each.run.__doc__ and each.__doc__
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_pass_keeps_the_values_of_every_field(name: str) -> None:
+    model = lower(timefields.graph(name), plan_of("rk4", 2))
+    given = timefields.inputs(name, 5)
+    truth = run(model, given)
+    for each in PASSES:
+        each.run(model)
+        for a, b in zip(truth, run(model, given), strict=True):
+            error = np.abs(a - b).max()
+            assert error <= Tolerance.FLOAT32 * np.abs(a).max(), each.__name__
+
+
+MOVING: dict[str, Counter[str]] = {
+    "autonomous": Counter({"Gemm": 2, "Tanh": 1}),
+    "concatenated": Counter({"Gemm": 2, "Tanh": 1}),
+    "embedded": Counter({"Gemm": 2, "Tanh": 1, "Mul": 1, "Add": 1}),
+    "shifted": Counter({"Gemm": 2, "Tanh": 1}),
+    "concatsquash": Counter({"Gemm": 2, "Tanh": 2, "Mul": 2, "Add": 2}),
+    "convolutional": Counter(
+        {"Reshape": 2, "InstanceNormalization": 1, "Add": 2, "Relu": 1, "Conv": 1}
+    ),
+    "signed": Counter(
+        {"Reshape": 2, "InstanceNormalization": 1, "Mul": 1, "Add": 2, "Relu": 1, "Conv": 1}
+    ),
+}
+"""What an evaluation has left to compute of the state, by field."""
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_an_evaluation_computes_nothing_but_what_depends_on_the_state(name: str) -> None:
+    plan = plan_of("euler", 3)
+    model = clean(lower(timefields.graph(name), plan))
+    constant = rows(model.graph)
+    solver = Counter({"Mul": plan.evaluations, "Add": plan.evaluations})
+    moving = Counter(n.op_type for n in model.graph if constant.get(n.outputs[0]) is None)
+    expected = Counter({op: n * plan.evaluations for op, n in MOVING[name].items()}) + solver
+    assert moving == expected
+
+
+def test_a_weight_scaled_by_a_factor_is_computed_once_for_all_evaluations() -> None:
+    model = clean(lower(timefields.graph("convolutional"), plan_of("euler", 6)))
+    constant = rows(model.graph)
+    moving = [n for n in model.graph if n.op_type == "Conv" and n.outputs[0] not in constant]
+    weights = {n.inputs[1] for n in moving}
+    assert len(weights) == 1 and len([n for n in model.graph if n.op_type == "Slice"]) == 2
+
+
+@pytest.mark.parametrize("kind", ("Gemm", "Conv", "no bias", "scalar"))
+def test_a_constant_behind_a_linear_operator_is_part_of_its_bias(kind: str) -> None:
+    def build(m: Builder, x: ir.Value) -> Sequence[ir.Value]:
+        rng = np.random.default_rng(0)
+        image = ["batch", 3, 4, 4]
+        if kind in ("Conv", "scalar"):
+            x4 = m.op("Reshape", x, m.integers("r", [0, 3, 4, 4]), name="x4", shape=image)
+            shape = (3, 1, 1) if kind == "Conv" else ()
+            w, b = rng.standard_normal((3, 3, 1, 1)), rng.standard_normal(3)
+            y = m.op("Conv", x4, m.weight("W", w), m.weight("b", b), name="y", shape=image)
+            u = m.weight("u", rng.standard_normal(shape))
+            return [m.op("Add", u, y, name="z", shape=image)]
+        bias = [] if kind == "no bias" else [m.weight("b", rng.standard_normal(5))]
+        w = m.weight("W", rng.standard_normal((48, 5)))
+        y = m.op("Gemm", x, w, *bias, name="y", shape=["batch", 5])
+        u = m.weight("u", rng.standard_normal((1, 5)))
+        return [m.op("Add", y, u, name="z", shape=["batch", 5])]
+
+    model = model_of(build, ["batch", 48])
+    x = np.random.default_rng(1).standard_normal((3, 48)).astype(F32)
+    apply(offsets, model, {"x": x}, Tolerance.FLOAT32)
+    last = model.graph.outputs[0].producer()
+    assert last is not None and last.op_type == ("Gemm" if kind in ("Gemm", "no bias") else "Conv")
+
+
+@pytest.mark.parametrize("why", ("per place", "read twice", "an output", "per sample"))
+def test_what_is_no_bias_stays_an_addition(why: str) -> None:
+    def build(m: Builder, x: ir.Value) -> Sequence[ir.Value]:
+        w = m.weight("W", np.eye(3))
+        y = m.op("Gemm", x, w, name="y", shape=["batch", 3])
+        u = m.weight("u", np.ones((4, 3) if why == "per sample" else (1, 3)))
+        if why == "per place":
+            line = ["batch", 1, 3]
+            y = m.op("Reshape", x, m.integers("r", [0, 1, 3]), name="line", shape=line)
+            y = m.op("Conv", y, m.weight("K", np.ones((1, 1, 1))), name="c", shape=line)
+        z = m.op("Add", y, u, name="z")
+        more = [m.op("Tanh", y, name="t")] if why == "read twice" else []
+        return [z, *more, *([y] if why == "an output" else [])]
+
+    assert apply(offsets, model_of(build))["Add"] == 1
+
+
+def test_a_constant_per_channel_is_spread_where_its_channels_are_small() -> None:
+    def build(m: Builder, x: ir.Value) -> Sequence[ir.Value]:
+        outs = []
+        for size in (4, 40):
+            image = ["batch", 3, size, size]
+            y = m.op("Expand", m.op("Reshape", x, m.integers(f"r{size}", [0, 3, 1, 1]),
+                                    name=f"x{size}", shape=["batch", 3, 1, 1]),
+                     m.integers(f"e{size}", [1, 1, size, size]), name=f"y{size}",
+                     shape=image)  # fmt: skip
+            u = m.weight(f"u{size}", np.arange(3.0).reshape(3, 1, 1))
+            outs.append(m.op("Mul", y, u, name=f"z{size}", shape=image))
+        return outs
+
+    assert apply(spread, model_of(build))["Expand"] == 3

@@ -24,7 +24,7 @@ from odedeploy.graph import FIELD_DOMAIN, input_specs
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 """PyTorch's forward-mode derivatives are scripted, and PyTorch deprecates scripting."""
 
-REFUSED = {"jacobian_per_sample"}
+REFUSED: set[str] = set()
 TRACED = {"branch_on_time", "controlled", "schedule_by_index", "table_of_time"}
 EXPORTED = [name for name in PATTERNS if name not in REFUSED]
 

@@ -15,19 +15,12 @@ from odedeploy.frontends.assembly import assemble
 from odedeploy.frontends.evaluation import TorchEvaluator, plan_handler
 from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import SolveCall, intercept
-from odedeploy.frontends.intervals import chained
+from odedeploy.frontends.intervals import Way, along
 from odedeploy.frontends.markers import marker_handler
 from odedeploy.frontends.naming import biases
 from odedeploy.frontends.noise import settle
 from odedeploy.frontends.preserve import preserved
-from odedeploy.frontends.recording import (
-    Recording,
-    flatten,
-    input_names,
-    moving,
-    record,
-    sites,
-)
+from odedeploy.frontends.recording import Recording, flatten, input_names, record, sites
 from odedeploy.frontends.simple import VectorField, flow
 from odedeploy.frontends.tracing import BATCH, Untraceable, trace
 from odedeploy.graph import Inputs, OdeGraph, Site, output_specs
@@ -54,16 +47,52 @@ def capture(
     Raises CaptureRefused, with the file and line of the solve, for a model that cannot be
     exported, Diverged when its solve does, and BadInput for inputs that do not fit.
     """
-    examples = Examples.of(inputs, static)
     with preserved(model):
+        model, examples, recording, found, ways = _recorded(model, inputs, static, replan, noise)
+        return _graph(model, examples, recording, found, ways)
+
+
+def recorded(
+    model: nn.Module, inputs: Inputs, static: Collection[str] = (), noise: str | None = None
+) -> tuple[TorchEvaluator, tuple[Site, ...]]:
+    """The solves of ``model`` and an evaluator of its plans; nothing is traced.
+
+    Takes what ``capture`` takes and raises as it does, but for models that only tracing refuses.
+    """
+    with preserved(model):
+        model, examples, recording, found, ways = _recorded(model, inputs, static, False, noise)
+        sizes = examples.batches(y for call in recording.calls for y in call.initial)
+        shapes = [
+            {name: y.shape for name, y in flatten(record(model, examples.tiled(n)).result).items()}
+            for n in sizes
+        ]
+    axes = {}
+    for name, shape in shapes[0].items():
+        differ = [i for i, (a, b) in enumerate(zip(shape, shapes[1][name], strict=True)) if a != b]
+        if len(differ) != 1:
+            raise CaptureRefused(
+                f"The output {name!r} has shape {tuple(shape)} for {sizes[0]} inputs and "
+                f"{tuple(shapes[1][name])} for {sizes[1]}; return one answer per input."
+            )
+        axes[name] = differ[0]
+    rows = {name: tensor.numpy() for name, tensor in examples.tiled(sizes[0]).items()}
+    return TorchEvaluator(model, rows, examples.static, axes, ways), found
+
+
+def _recorded(
+    model: nn.Module, inputs: Inputs, static: Collection[str], replan: bool, noise: str | None
+) -> tuple[nn.Module, Examples, Recording, tuple[Site, ...], tuple[Way, ...]]:
+    """``model`` with its noise settled, and what two runs of it show."""
+    examples = Examples.of(inputs, static)
+    recording = record(model, examples.pair(0))
+    if recording.draws:
+        noisy = settle(model, inputs, recording.draws, 2, noise)
+        model = noisy
+        examples = Examples.of(noisy.filled(inputs), examples.static)
         recording = record(model, examples.pair(0))
-        if recording.draws:
-            noisy = settle(model, inputs, recording.draws, 2, noise)
-            model = noisy
-            examples = Examples.of(noisy.filled(inputs), examples.static)
-            recording = record(model, examples.pair(0))
-        found = sites(recording, _again(model, examples, recording), examples.batched, replan)
-        return _graph(model, examples, recording, found)
+    again = _again(model, examples, recording)
+    found, ways = sites(recording, again, examples.batched, replan)
+    return model, examples, recording, found, ways
 
 
 def capture_field(
@@ -89,29 +118,31 @@ def _again(model: nn.Module, examples: Examples, first: Recording) -> Recording:
     try:
         return record(model, examples.pair(1, first.read))
     except BadInput as error:
-        read = {name: examples.inputs[name].dtype for name in first.read}
-        integers = [n for n, dtype in read.items() if not np.issubdtype(dtype, np.inexact)]
-        if not integers:
+        whole = [name for name in first.read if examples.inputs[name].dtype.kind != "f"]
+        if not whole:
             raise
         raise CaptureRefused(
-            f"{first.read[integers[0]]}: the value of the input {integers[0]!r} is read in Python, "
-            "which the exported model cannot do; make it an attribute of the model."
+            f"{first.read[whole[0]]}: the value of the input {whole[0]!r} is read in Python, which "
+            "the exported model cannot do; make it an attribute of the model."
         ) from error
 
 
 def _graph(
-    model: nn.Module, examples: Examples, recording: Recording, found: tuple[Site, ...]
+    model: nn.Module,
+    examples: Examples,
+    recording: Recording,
+    found: tuple[Site, ...],
+    ways: Sequence[Way],
 ) -> OdeGraph:
     states = [y for call in recording.calls for y in call.initial]
     outputs = flatten(recording.result)
     batches = examples.batches([*model.parameters(), *model.buffers(), *states, *outputs.values()])
     write = partial(trace, model, examples, batches, tuple(outputs))
-    spans = moving(found)
     unrolled: Callable[[Plan], ir.Model] | None = None
 
     def marked(concrete: bool) -> tuple[ir.Model, tuple[Site, ...]]:
         names = [site.name for site in found]
-        return assemble(write(lambda: chained(marker_handler(names), spans), concrete), found)
+        return assemble(write(lambda: along(ways, marker_handler(names)), concrete), found)
 
     try:
         try:
@@ -122,7 +153,7 @@ def _graph(
         if not found:
             raise CaptureRefused(f"The model cannot be captured: {reason}.") from reason
         found = tuple(replace(site, field="") for site in found)
-        unrolled = partial(_unrolled, model, write, spans)
+        unrolled = partial(_unrolled, model, write, ways)
         try:
             graph = unrolled(_least(found))
         except Untraceable as second:
@@ -133,16 +164,16 @@ def _graph(
     rows = {name: tensor.numpy() for name, tensor in examples.tiled(batches[0]).items()}
     axes = _batch_axes(graph, found) if examples.batched else {}
     found = tuple(replace(site, constants=biases(graph, site, model)) for site in found)
-    evaluator = TorchEvaluator(model, rows, examples.static, axes, spans)
+    evaluator = TorchEvaluator(model, rows, examples.static, axes, ways)
     return OdeGraph(graph, found, evaluator, unrolled)
 
 
 def _unrolled(
-    model: nn.Module, write: Callable[..., ir.Model], spans: Sequence[bool], plan: Plan
+    model: nn.Module, write: Callable[..., ir.Model], ways: Sequence[Way], plan: Plan
 ) -> ir.Model:
     """ONNX of the model under ``plan``, every evaluation of it traced."""
     with preserved(model):
-        return write(lambda: chained(plan_handler(plan, model), spans), concrete=True)
+        return write(lambda: along(ways, plan_handler(plan, model)), concrete=True)
 
 
 def _least(found: Sequence[Site]) -> Plan:
@@ -170,4 +201,12 @@ def _batch_axes(graph: ir.Model, found: Sequence[Site]) -> dict[str, int]:
     return axes
 
 
-__all__ = ["SolveCall", "capture", "capture_field", "input_names", "intercept", "live"]
+__all__ = [
+    "SolveCall",
+    "capture",
+    "capture_field",
+    "input_names",
+    "intercept",
+    "live",
+    "recorded",
+]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from odedeploy.errors import BadInput, CaptureRefused
-from odedeploy.executor import States, solve
+from odedeploy.executor import Field, States, solve
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import Handler, SolveCall, intercept
-from odedeploy.frontends.intervals import chained
+from odedeploy.frontends.intervals import Way, along
 from odedeploy.frontends.own_constants import own_fields
 from odedeploy.frontends.prefix import Prefix
 from odedeploy.frontends.preserve import preserved
@@ -26,6 +26,9 @@ from odedeploy.program import Plan
 ROWS = 128
 """Inputs run at a time; bounds the memory of stored slopes."""
 
+Visit = Callable[[str, Field, Tensor, States], None]
+"""Called with the site, the vector field, and the time and states where it is evaluated."""
+
 Answers = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Outputs and final states by name, the tensors of an ``Outcome``."""
 
@@ -34,8 +37,8 @@ class TorchEvaluator:
     """The captured model with its solves replaced by plans.
 
     ``example`` holds a few rows of the inputs it was captured with; inputs in ``static`` have no
-    batch axis. ``axes`` is the place of the batch axis in each output. ``moving`` says which
-    solves have run-time times.
+    batch axis. ``axes`` is the place of the batch axis in each output. ``ways`` are those
+    of its solves, by call.
     """
 
     def __init__(
@@ -44,13 +47,13 @@ class TorchEvaluator:
         example: Inputs,
         static: frozenset[str] = frozenset(),
         axes: Mapping[str, int] | None = None,
-        moving: Sequence[bool] = (),
+        ways: Sequence[Way] = (),
     ) -> None:
         self.model = model
         self.example = dict(example)
         self.static = static
         self.axes = dict(axes or {})
-        self.moving = tuple(moving)
+        self.ways = tuple(ways)
 
     def run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         """Outputs and final states of the model under ``plan``, in ``"float32"`` or ``"float64"``.
@@ -101,6 +104,14 @@ class TorchEvaluator:
 
             yield run
 
+    def observe(self, plan: Plan, inputs: Inputs, visit: Visit) -> None:
+        """Run ``plan`` in float64, showing each evaluation's field, time and states to ``visit``.
+
+        ``visit`` may evaluate the field elsewhere. All inputs run at once.
+        """
+        handler = plan_handler(plan, self.model, visit=visit)
+        self.forward(inputs, "float64", along(self.ways, handler))
+
     def module(self, plan: Plan) -> nn.Module:
         """The model under ``plan`` as a module: positional inputs → tuple of outputs, float32."""
         return _Planned(self, plan)
@@ -109,7 +120,7 @@ class TorchEvaluator:
         self, plan: Plan, states: dict[str, Tensor] | None = None, attached: bool = False
     ) -> Handler:
         """Computes the solves of one forward by ``plan``, its gradients ``attached`` or cut."""
-        return chained(plan_handler(plan, self.model, states, attached), self.moving)
+        return along(self.ways, plan_handler(plan, self.model, states, attached))
 
     def as_written(self, inputs: Inputs) -> tuple[Outcome, float]:
         """Outputs and final states of the model as its author wrote it, one input at a time.
@@ -187,11 +198,13 @@ def plan_handler(
     model: nn.Module,
     states: dict[str, Tensor] | None = None,
     attached: bool = False,
+    visit: Visit | None = None,
 ) -> Handler:
     """A handler that computes the i-th solve of ``model`` by ``plan.solves[i]``.
 
     Final states are noted in ``states`` under ``site``, or ``site.i`` when there are several.
-    Gradients are cut at every evaluation unless they are to stay ``attached``.
+    Gradients are cut at every evaluation unless they are to stay ``attached``. ``visit`` is shown
+    every evaluation before it is made.
     """
     remaining = iter(plan.solves)
 
@@ -203,6 +216,8 @@ def plan_handler(
                 "plan; make the number of solves independent of the data."
             )
         field = call.field if attached else own_gradients(call.field)
+        if visit is not None:
+            field = _shown(field, chosen.site, visit)
         with torch.enable_grad() if attached else torch.no_grad():
             fields = own_fields(field, chosen.constants, model)
             trajectories = solve(chosen.program, fields, call.initial)
@@ -211,6 +226,14 @@ def plan_handler(
         return trajectories
 
     return handle
+
+
+def _shown(field: Field, site: str, visit: Visit) -> Field:
+    def evaluate(t: Tensor, states: States) -> States:
+        visit(site, field, t, states)
+        return field(t, states)
+
+    return evaluate
 
 
 def _unexpected(call: SolveCall) -> States:

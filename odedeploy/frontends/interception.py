@@ -53,7 +53,8 @@ class SolveCall:
     options; it is None for an adaptive call. ``run`` performs the call as its author wrote it,
     calling its argument at every evaluation of the field, and returns one trajectory (T, *state)
     per state tensor. ``wrap`` turns such trajectories into
-    what the caller expects. ``location`` is the ``file:line`` of the call.
+    what the caller expects. ``location`` is the ``file:line`` of the call. ``jumps`` are times at
+    which the caller says that the field jumps.
     """
 
     field: Field
@@ -64,6 +65,7 @@ class SolveCall:
     wrap: Callable[[States], Any]
     kept: Callable[[Field, States, Tensor], States] | None = None
     location: str = ""
+    jumps: Tensor | None = None
 
 
 Handler = Callable[[SolveCall], States]
@@ -82,6 +84,15 @@ class Hook:
     translate: Callable[[tuple[Any, ...], dict[str, Any]], SolveCall]
 
 
+@dataclass(frozen=True)
+class Rewritten:
+    """A solver function whose calls ``replacement`` answers, by way of hooked functions."""
+
+    key: str
+    function: Callable[..., Any]
+    replacement: Callable[..., Any]
+
+
 def refused(key: str, function: Callable[..., Any], reason: str) -> Hook:
     """A solver function whose calls are refused, with the line of the call and ``reason``."""
 
@@ -94,7 +105,7 @@ def refused(key: str, function: Callable[..., Any], reason: str) -> Hook:
 class Adapter(Protocol):
     """What a library's module offers."""
 
-    def hooks(self) -> Iterable[Hook]: ...
+    def hooks(self) -> Iterable[Hook | Rewritten]: ...
 
 
 class _Active(threading.local):
@@ -103,7 +114,7 @@ class _Active(threading.local):
 
 @dataclass
 class _Installed:
-    hook: Hook
+    hook: Hook | Rewritten
     code: CodeType
     original: FunctionType
 
@@ -141,6 +152,8 @@ def dispatch(key: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     handler = _active.handler
     if handler is None:
         return entry.original(*args, **kwargs)
+    if isinstance(entry.hook, Rewritten):
+        return entry.hook.replacement(*args, **kwargs)
     call = entry.hook.translate(args, kwargs)
     _active.handler = None
     try:
@@ -221,14 +234,14 @@ def _restore() -> None:
     _installed.clear()
 
 
-def _hooks() -> Iterator[Hook]:
+def _hooks() -> Iterator[Hook | Rewritten]:
     for library, address in ADAPTERS.items():
         if library in sys.modules or library in FORKED:
             adapter = cast(Adapter, import_module(address))
             yield from adapter.hooks()
 
 
-def _install(hook: Hook) -> None:
+def _install(hook: Hook | Rewritten) -> None:
     function = cast(FunctionType, hook.function)
     code = function.__code__
     original = FunctionType(

@@ -15,7 +15,7 @@ from odedeploy.executor import States, solve
 from odedeploy.frontends.evaluation import TorchEvaluator
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import SolveCall
-from odedeploy.frontends.intervals import chained
+from odedeploy.frontends.intervals import along
 from odedeploy.graph import Inputs
 from odedeploy.program import Plan
 
@@ -56,7 +56,7 @@ def visits(evaluator: TorchEvaluator, plan: Plan, inputs: Inputs) -> dict[str, V
         found[chosen.site] = Visits(np.array(chosen.program.times), states, slopes)
         return trajectories
 
-    evaluator.forward(inputs, "float32", chained(handle, evaluator.moving))
+    evaluator.forward(inputs, "float32", along(evaluator.ways, handle))
     return found
 
 
@@ -77,7 +77,7 @@ def accepted(
             found.setdefault(next(places), []).append(times)
             return trajectories
 
-        evaluator.forward(part, "float32", chained(handle, evaluator.moving))
+        evaluator.forward(part, "float32", along(evaluator.ways, handle))
     return list(found.values())
 
 

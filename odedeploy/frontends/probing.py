@@ -9,6 +9,7 @@ delivers, are the method written out, whatever its options, step sizes and inter
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ def probe(solver: Solver, times: Tensor, site: str, method: str) -> SolvePlan:
     The plan is checked against the solver on a nonlinear field. Raises CaptureRefused when they
     differ, as they do for an implicit method that iterates to convergence.
     """
-    evaluations = _count(solver, times)
+    singles = _times(solver, times)
+    evaluations = len(singles)
     requests, outputs = _coordinates(solver, times, evaluations)
     if len(requests) != evaluations:
         raise _not_linear(method)
@@ -38,7 +40,7 @@ def probe(solver: Solver, times: Tensor, site: str, method: str) -> SolvePlan:
     marks = tuple(float(t) for t in times)
     plan = SolvePlan(site, method, Grid(marks, tuple(range(len(marks)))), program)
     _check(solver, times, plan)
-    return plan
+    return replace(plan, program=_on_their_sides(program, singles))
 
 
 def round_off(times: Tensor) -> float:
@@ -47,16 +49,16 @@ def round_off(times: Tensor) -> float:
     return 16 * torch.finfo(dtype).eps * max(1.0, float(times.double().abs().max()))
 
 
-def _count(solver: Solver, times: Tensor) -> int:
-    calls = 0
+def _times(solver: Solver, times: Tensor) -> list[float]:
+    """When the field is evaluated, for a state in single precision."""
+    found: list[float] = []
 
     def field(t: Tensor, states: States) -> States:
-        nonlocal calls
-        calls += 1
+        found.append(float(t))
         return (torch.zeros_like(states[0]),)
 
-    solver(field, (torch.zeros(1, dtype=torch.float64),), times)
-    return calls
+    solver(field, (torch.zeros(1, dtype=torch.float32),), times)
+    return found
 
 
 def _coordinates(
@@ -99,6 +101,19 @@ def _sparse(
         instructions.append(Evaluate(slope, time, state(coordinates)))
     delivered = tuple(state(output) for output in outputs)
     return Program(tuple(instructions), delivered)
+
+
+def _on_their_sides(program: Program, singles: list[float]) -> Program:
+    """``program`` with the times that rounding to single precision would take to another number.
+
+    A solver that looks at one side of a jump goes to the next number of its precision. That is
+    double precision here and single precision in a file, where the difference would be lost.
+    """
+    instructions = list(program.instructions)
+    for i, step in enumerate(instructions):
+        if isinstance(step, Evaluate) and np.float32(step.time) != np.float32(singles[step.slope]):
+            instructions[i] = replace(step, time=singles[step.slope])
+    return Program(tuple(instructions), program.outputs)
 
 
 def _without(difference: np.ndarray, noise: float) -> np.ndarray:

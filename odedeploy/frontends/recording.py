@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,14 @@ from odedeploy.errors import BadInput, CaptureRefused, Diverged
 from odedeploy.executor import States
 from odedeploy.frontends.gradients import own_gradients
 from odedeploy.frontends.interception import SolveCall, intercept, solver_functions
-from odedeploy.frontends.intervals import UNIT, kept_intervals
+from odedeploy.frontends.intervals import (
+    UNIT,
+    ByPieces,
+    Way,
+    by_intervals,
+    kept_intervals,
+    whole,
+)
 from odedeploy.frontends.noise import Draw, watched
 from odedeploy.frontends.probing import probe
 from odedeploy.frontends.provenance import Provenance
@@ -50,7 +57,7 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor]) -> Recording:
 
     def handle(call: SolveCall) -> States:
         recording.calls.append(call)
-        recording.origins.append(provenance.of(call.times))
+        recording.origins.append(provenance.of((call.times, call.jumps)))
         before = len(recording.draws)
         with provenance.paused():
             own_gradients(call.field)(call.times[0].to(call.initial[0].dtype), call.initial)
@@ -98,8 +105,8 @@ def _as_written(call: SolveCall) -> States:
 
 def sites(
     first: Recording, second: Recording, batched: Collection[str], replan: bool
-) -> tuple[Site, ...]:
-    """The solves as sites, when two recordings on different inputs agree.
+) -> tuple[tuple[Site, ...], tuple[Way, ...]]:
+    """The solves as sites, when two recordings on different inputs agree, and the calls' ways.
 
     Times that are computed from inputs without a batch axis are run-time times. Raises
     CaptureRefused when the number of solves or their times depend on the data otherwise.
@@ -110,11 +117,12 @@ def sites(
             f"for some inputs and {len(second.calls)} for others; make their number fixed."
         )
     found: list[Site] = []
+    ways: list[Way] = []
     for call, other, origins in zip(first.calls, second.calls, first.origins, strict=True):
         times, moved = _times(call), _times(other)
         if origins:
             _refuse_rows(call, sorted(origins.intersection(batched)))
-        elif times != moved:
+        elif times != moved or _jumps(call) != _jumps(other):
             raise CaptureRefused(
                 f"{call.location}: the times of the solve depend on the inputs ({_few(times)} for "
                 f"some, {_few(moved)} for others) by way of Python numbers, which cannot be "
@@ -125,39 +133,55 @@ def sites(
                 f"{call.location}: the number of times depends on the inputs ({len(times)} for "
                 f"some, {len(moved)} for others); give as many times for all."
             )
-        write = _intervals if origins else _site
-        found += write(call, len(found), times, replan)
-    return tuple(found)
+        write = _at_run_time if origins else _in_pieces if _jumps(call) else _constant
+        links, way = write(call, len(found), times, replan)
+        found += links
+        ways.append(way)
+    return tuple(found), tuple(ways)
 
 
-def _site(call: SolveCall, first: int, times: tuple[float, ...], replan: bool) -> tuple[Site, ...]:
+Chain = tuple[list[Site], Way]
+
+
+def _constant(call: SolveCall, first: int, times: tuple[float, ...], replan: bool) -> Chain:
     kept = None
     if call.kept is not None and not replan:
         kept = probe(call.kept, call.times.detach(), f"solve{first}", call.method)
-    return (
-        Site(f"solve{first}", f"field{first}", times, len(call.initial), call.method, kept,
-             call.location),
-    )  # fmt: skip
+    return [_site(call, first, times, kept)], whole
 
 
-def _intervals(
-    call: SolveCall, first: int, times: tuple[float, ...], replan: bool
-) -> tuple[Site, ...]:
+def _in_pieces(call: SolveCall, first: int, times: tuple[float, ...], replan: bool) -> Chain:
+    """One site for each piece between jumps; fixed-step methods do not know of jumps."""
+    way = ByPieces.between(times, _jumps(call))
+    return [_site(call, i, piece) for i, piece in enumerate(way.pieces, first)], way
+
+
+def _at_run_time(call: SolveCall, first: int, times: tuple[float, ...], replan: bool) -> Chain:
     """One site for each interval between run-time times."""
+    if call.jumps is not None:
+        raise CaptureRefused(
+            f"{call.location}: the solve has jumps, and its times are computed from an input; fix "
+            "the times or the jumps, or solve from jump to jump."
+        )
     numbers = range(first, first + len(times) - 1)
     kept: Sequence[SolvePlan | None] = [None] * len(numbers)
     if call.kept is not None and not replan:
         kept = kept_intervals(call, [f"solve{i}" for i in numbers])
-    return tuple(
-        Site(f"solve{i}", f"field{i}", UNIT, len(call.initial), call.method, plan, call.location,
-             interval=i - first)
-        for i, plan in zip(numbers, kept, strict=True)
+    links = [_site(call, i, UNIT, plan) for i, plan in zip(numbers, kept, strict=True)]
+    return [replace(site, interval=i) for i, site in enumerate(links)], by_intervals
+
+
+def _site(
+    call: SolveCall, number: int, times: tuple[float, ...], kept: SolvePlan | None = None
+) -> Site:
+    return Site(
+        f"solve{number}", f"field{number}", times, len(call.initial), call.method, kept,
+        call.location,
     )  # fmt: skip
 
 
-def moving(found: Sequence[Site]) -> tuple[bool, ...]:
-    """Whether each solve of a forward, all its intervals together, has run-time times."""
-    return tuple(site.interval is not None for site in found if not site.interval)
+def _jumps(call: SolveCall) -> tuple[float, ...]:
+    return () if call.jumps is None else tuple(float(t) for t in call.jumps.detach())
 
 
 def _refuse_rows(call: SolveCall, rows: Sequence[str]) -> None:

@@ -18,23 +18,31 @@ from torch import Tensor
 
 from odedeploy.errors import CaptureRefused
 from odedeploy.executor import Field, States
-from odedeploy.frontends.interception import Hook, SolveCall, call_site, check_shapes, refused
+from odedeploy.frontends.events import fixed_time
+from odedeploy.frontends.interception import Hook, Rewritten, SolveCall, call_site, check_shapes
 
 SETTINGS = ("rtol", "atol", "method", "options")
 """Arguments that the solution depends on; the others concern events and gradients."""
 
 
-def hooks() -> Iterator[Hook]:
+def hooks() -> Iterator[Hook | Rewritten]:
     """The solver functions of torchdiffeq and of every imported copy of it."""
     for function, odeint in _solver_functions():
         key = f"{function.__module__}.{function.__name__}"
         yield Hook(key, function, partial(_translate, odeint, inspect.signature(function)))
         dense = function.__globals__.get("odeint_dense")
         if function is odeint and isinstance(dense, FunctionType):
-            yield refused(
-                f"{key}_dense", dense,
-                "odeint_dense returns a function of time; call odeint with the times instead.",
-            )
+            yield Rewritten(f"{key}_dense", dense, partial(_dense, odeint))
+
+
+def _dense(odeint: FunctionType, func: Any, y0: Any, t0: Any, t1: Any, **settings: Any) -> Any:
+    """The solution as a function of a time: every time that it is asked for is a solve."""
+
+    def solution(t: Any) -> Any:
+        times = torch.stack([torch.as_tensor(t0), torch.as_tensor(t).to(torch.as_tensor(t0))])
+        return odeint(func, y0, times, **settings)[-1]
+
+    return solution
 
 
 def _solver_functions() -> Iterator[tuple[FunctionType, FunctionType]]:
@@ -73,14 +81,13 @@ def _translate(
     given = _bound(signature, args, kwargs, location)
     func, y0, times = given["func"], given["y0"], torch.as_tensor(given["t"])
     solver = {name: given[name] for name in SETTINGS if name in given}
-    if given.get("event_fn") is not None:
-        raise CaptureRefused(
-            f"{location}: the solve stops at an event, which depends on the state; "
-            "export the part up to a fixed time instead."
-        )
     method = solver.get("method") or "dopri5"
+    options = dict(solver.get("options") or {})
     single = isinstance(y0, Tensor)
     initial = (y0,) if single else tuple(y0)
+    event = given.get("event_fn")
+    if event is not None:
+        times = _up_to_event(event, times, None if single else len(initial), location)
 
     def field(t: Tensor, states: States) -> States:
         derivative = func(t, states[0] if single else states)
@@ -89,7 +96,8 @@ def _translate(
         return derivatives
 
     def wrap(trajectories: States) -> Any:
-        return trajectories[0] if single else trajectories
+        solution = trajectories[0] if single else trajectories
+        return solution if event is None else (times[-1].to(given["t"]), solution)
 
     def run(observe: Callable[[], None]) -> States:
         def observed(t: Tensor, y: Any) -> Any:
@@ -99,11 +107,27 @@ def _translate(
         solution = odeint(observed, y0, times, **solver)
         return (solution,) if single else tuple(solution)
 
-    options = dict(solver.get("options") or {})
+    kept = _fixed_step(odeint, method, options, func, y0, times)
+    if kept is not None and event is not None:
+        raise CaptureRefused(
+            f"{location}: a fixed-step solve stops at an event between its steps; solve up to the "
+            "time of the event, or use an adaptive method."
+        )
+    jumps = None if kept is not None else options.get("jump_t")
     return SolveCall(
-        field=field, initial=initial, times=times, method=method, run=run, wrap=wrap,
-        kept=_fixed_step(odeint, method, options, func, y0, times), location=location,
+        field=field, initial=initial, times=times, method=method, run=run, wrap=wrap, kept=kept,
+        location=location, jumps=None if jumps is None else torch.as_tensor(jumps),
     )
+
+
+def _up_to_event(event: Any, times: Tensor, tensors: int | None, location: str) -> Tensor:
+    time = fixed_time(event, times, tensors)
+    if time is None:
+        raise CaptureRefused(
+            f"{location}: the solve stops at an event, which depends on the state; "
+            "export the part up to a fixed time instead."
+        )
+    return torch.tensor([float(times[0]), time], dtype=torch.float64)
 
 
 def _fixed_step(

@@ -29,6 +29,7 @@ from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import Handler, intercept
 from odedeploy.frontends.naming import rename
 from odedeploy.frontends.recording import flat_forward
+from odedeploy.frontends.sparse import Scattered
 from odedeploy.graph import OPSET
 
 BATCH = "batch"
@@ -71,7 +72,7 @@ def trace(
         constants = Concrete() if concrete else nullcontext()
 
         def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
-            with constants:
+            with constants, Scattered():
                 return forward(*tensors)
 
         with intercept(handler()), torch.enable_grad():

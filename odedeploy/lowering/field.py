@@ -18,6 +18,9 @@ _RANDOM = {
     "RandomUniformLike",
 }  # fmt: skip
 
+FIELD = "odedeploy.field"
+"""Key in the ``meta`` of nodes that evaluate a field on the state; it is not written to files."""
+
 Values = dict[ir.Value, ir.Value]
 
 _TRAINED: Mapping[str, np.ndarray] = MappingProxyType({})
@@ -61,6 +64,7 @@ class FieldCopies:
         self._outer: Values = dict(zip(rest[len(initial) :], context, strict=True))
         given = [v for v, bound in self._outer.items() if not bound.is_initializer()]
         self._parts = _partition(self._reads, self._time, self._states, given)
+        self._evaluated = set(self._parts[Depends.STATE])
         self._weights = {
             outer.name: inner for inner, outer in self._outer.items() if outer.is_initializer()
         }
@@ -144,6 +148,8 @@ class FieldCopies:
                 version=node.version,
                 name=writer.fresh(f"{prefix}/{node.name or node.op_type}"),
             )
+            if node in self._evaluated:
+                copy.meta[FIELD] = self._name
             for old, new in zip(node.outputs, copy.outputs, strict=True):
                 new.name = writer.fresh(f"{prefix}/{old.name}") if old.name else ""
                 new.type = old.type

@@ -12,8 +12,11 @@ from odedeploy.passes import (
     dead,
     fold_time,
     noop,
+    offsets,
+    scales,
     shapes,
     sink,
+    spread,
     strip,
     subexpressions,
     time_maps,
@@ -30,13 +33,19 @@ PASSES = (
     subexpressions,
     fold_time,
     time_maps,
+    dead,
+    shapes,
+    offsets,
+    scales,
+    spread,
     subexpressions,
     dead,
     shapes,
     strip,
 )
-"""In this order: a trajectory must be taken apart before what it kept alive can go, and shapes
-must be known before what does nothing can be seen."""
+"""In this order: a trajectory must be taken apart before what it kept alive can go, shapes must be
+known before what does nothing can be seen, and time be folded before it shows which constants are
+left to be moved."""
 
 
 def clean(model: ir.Model) -> ir.Model:

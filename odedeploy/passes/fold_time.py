@@ -25,7 +25,7 @@ from odedeploy.passes.rewiring import (
     model_graph,
     same_shape,
 )
-from odedeploy.passes.uniform import ELEMENTWISE, Rows, rows
+from odedeploy.passes.uniform import ELEMENTWISE, Rows, is_row, rows
 
 LINEAR = frozenset(("Conv", "Gemm", "MatMul"))
 
@@ -66,7 +66,7 @@ def _split(node: ir.Node, found: Rows) -> bool:
     if parts is None or not _linear(node, found):
         return False
     channels, area = [_axis(part, 1) for part in parts], _area(node)
-    uniform = [_is_row(part, found) for part in parts]
+    uniform = [is_row(part, found) for part in parts]
     if any(uniform) == all(uniform) or None in channels or area is None:
         return False
     sizes = [size for size in channels if size is not None]
@@ -111,7 +111,7 @@ def _linear(node: ir.Node, found: Rows) -> bool:
     weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     if weight is None or found.get(weight) is not weight:
         return False
-    if bias is not None and (found.get(bias) is not bias or not _is_row(bias, found, rank=2)):
+    if bias is not None and (found.get(bias) is not bias or not is_row(bias, found, rank=2)):
         return False
     if node.op_type == "Conv":
         return attribute(node, "group", 1) == 1
@@ -119,14 +119,6 @@ def _linear(node: ir.Node, found: Rows) -> bool:
         beta = node.attributes.get("beta")
         return attribute(node, "transA", 0) == 0 and (beta is None or beta.as_float() == 1.0)
     return weight.shape is not None and len(weight.shape) == 2
-
-
-def _is_row(value: ir.Value, found: Rows, rank: int | None = None) -> bool:
-    """Whether ``value`` is uniform along its first axis, or has fewer axes than ``rank``."""
-    row = found.get(value)
-    if row is None or row.shape is None or value.shape is None:
-        return False
-    return len(row.shape) < (rank or len(value.shape)) or row.shape[0] == 1
 
 
 def _area(node: ir.Node) -> list[int] | None:

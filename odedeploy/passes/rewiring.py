@@ -63,8 +63,12 @@ def add(
     attributes: Mapping[str, ir.Attr] | Mapping[str, int] | None = None,
     like: ir.Value | None = None,
 ) -> ir.Value:
-    """The output of a new ``ai.onnx`` node in front of ``before``, named by the graph."""
+    """The output of a new ``ai.onnx`` node in front of ``before``, named by the graph.
+
+    It belongs to what ``before`` belongs to: ``meta`` is handed on.
+    """
     node = ir.node(op_type, inputs, attributes or {})
+    node.meta.update(before.meta)
     if like is not None:
         node.outputs[0].type, node.outputs[0].shape = like.type, like.shape
     assert before.graph is not None

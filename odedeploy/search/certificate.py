@@ -69,6 +69,7 @@ def clopper_pearson(violations: int, n: int, confidence: float) -> tuple[float, 
     return float(low), float(high)
 
 
+@cache
 def highest_rate(violations: int, n: int, confidence: float) -> float:
     """The largest share of inputs in violation, with ``confidence``, when ``violations`` of n are.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from odedeploy.frontends.evaluation import TorchEvaluator
 from odedeploy.program import Plan
-from odedeploy.search import grids
+from odedeploy.search import distilled, grids
 from odedeploy.search.grids import Densities, Steps
 from odedeploy.search.ladder import Ladder
 from odedeploy.search.learned import NAME, Families, inserted
@@ -50,6 +50,13 @@ ENTRIES = 250_000
 
 ROWS = (64, 512)
 """Fewest and most inputs of a fit."""
+
+DISTILLED_ROWS = 2048
+"""The same of a distilled plan, evaluations of an input counted: it has more numbers to fit, and
+all slopes are held at a time."""
+
+DISTILLED_CLOSURES = 150
+"""Evaluations of the loss for a distilled plan."""
 
 
 class Improvement:
@@ -212,7 +219,22 @@ class Improvement:
                 self._note(min(fitted, key=lambda found: found[0])[1].frozen(), NAME)
             raise
         self._learned[n] = families.frozen()
-        return self.study.scored(self._note(self._learned[n], NAME)).worst
+        found = [self._note(self._learned[n], NAME)]
+        if self.study.spec.distils and self.study.layout.constants:
+            plan = self._distilled(n, self._learned[n])
+            found += [self._note(plan, distilled.NAME)] if plan is not self._learned[n] else []
+        return min(self.study.scored(rung).worst for rung in found)
+
+    def _distilled(self, n: int, start: Plan) -> Plan:
+        """``start`` with biases of each evaluation's own."""
+        study = self.study
+        fit = study.few(study.splits.fit, max(ROWS[0], DISTILLED_ROWS // n))
+        states = study.metric.of_states
+        with judges(self.evaluator, fit, self._validate, study.reference, states) as judged:
+            return distilled.distil(
+                self.evaluator, self.sites, start, judged, DISTILLED_CLOSURES,
+                spent=study.check_time,
+            )  # fmt: skip
 
     def _descend(self, families: Families, judged: Judges, closures: int, power: float) -> float:
         return descend(

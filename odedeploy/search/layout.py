@@ -47,6 +47,11 @@ class Layout:
         return tuple(site for site in self.sites if site.kept is None)
 
     @property
+    def constants(self) -> bool:
+        """Whether a vector field reads biases that a plan may replace."""
+        return any(site.constants for site in self.replanned)
+
+    @property
     def kept_evaluations(self) -> int:
         """Evaluations of the kept plans."""
         return sum(site.kept.program.evaluations for site in self.sites if site.kept is not None)

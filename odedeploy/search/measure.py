@@ -19,8 +19,9 @@ class Candidate:
     """A plan and its error on the inputs that rank plans.
 
     ``fit_error`` and ``validate_error`` are the coverage quantile of the error per input, ``worst``
-    its maximum over both splits. ``kind`` is how the plan was found: ``"classical"``, ``"grid"``
-    or ``"learned"``. ``cost`` is what one input costs by the measure of the search, or None.
+    its maximum over both splits. ``kind`` is how the plan was found: ``"classical"``, ``"grid"``,
+    ``"learned"`` or ``"distilled"``. ``cost`` is what one input costs by the measure of the search,
+    or None.
     """
 
     plan: Plan

@@ -20,7 +20,7 @@ from odedeploy.search.layout import Layout
 from odedeploy.search.measure import Candidate, certify
 from odedeploy.search.splits import Splits
 from odedeploy.search.study import CLASSICAL, SAFE, OutOfTime, Rung, Study
-from odedeploy.solvers import LADDER, find
+from odedeploy.solvers import LADDER, STABILISED, find
 from odedeploy.spec import RUNGS, ExportSpec
 
 if TYPE_CHECKING:
@@ -34,11 +34,17 @@ same, before it."""
 SEQUENCE = 8
 """Most plans that are put to the test of certification, beside one such classical plan."""
 
+FITTED = ("learned", "distilled")
+"""Kinds of plans that a request may insist on."""
+
 FEWEST = 2
 """Evaluations below which nothing is left to fit."""
 
+EXAMINED = 8
+"""Inputs on which stiffness is estimated."""
+
 ALLOWANCE = 120.0
-"""Seconds for fitted plans when the request sets no budget."""
+"""Seconds for fitted plans when the request sets no budget; distilled ones get three times that."""
 
 OVERFIT = 3.0
 """Largest ratio of the worst error in certification to that in ranking for a fitted plan."""
@@ -119,7 +125,8 @@ def search(
     certification inputs for the coverage asked for, the coverage they support is certified.
 
     Below the cheapest classical plan, non-uniform grids and learned solvers are tried where the
-    evaluator can differentiate and ``spec.solver`` is ``"auto"`` or ``"learned"``. When the budget
+    evaluator can differentiate and ``spec.solver`` is ``"auto"`` or ``"learned"``, and distilled
+    plans where ``spec.distils``. When the budget
     is spent or the user interrupts, the search goes on to certify what it has. ``costs`` measures
     plans on the target and decides where fitted plans are in the race; without it evaluations do.
 
@@ -146,6 +153,18 @@ def search(
     )
 
 
+def _catalogue(study: Study) -> tuple[str, ...]:
+    """The solvers to try: the stabilised ones, too, where a solve is stiff."""
+    if not (study.layout.replanned and hasattr(study.evaluator, "observe")):
+        return LADDER
+    from odedeploy.search.stiffness import stiffness
+
+    few = study.few(study.splits.fit, EXAMINED).inputs
+    found = stiffness(cast("TorchEvaluator", study.evaluator), study.layout.sites, few)
+    free = [found[site.name] for site in study.layout.replanned if site.name in found]
+    return (*LADDER, *STABILISED) if any(each.stiff for each in free) else LADDER
+
+
 def _deadline(seconds: float | None) -> float:
     return time.monotonic() + (np.inf if seconds is None else seconds)
 
@@ -156,7 +175,7 @@ class _Search:
     def __init__(self, study: Study, costs: Costs | None) -> None:
         self.study, self.costs = study, costs
         solver = study.spec.solver
-        methods = [find(name) for name in (LADDER if solver in RUNGS else (solver,))]
+        methods = [find(name) for name in (_catalogue(study) if solver in RUNGS else (solver,))]
         self.ladder = Ladder(study.layout, methods, self._error, study.target, study.progress)
 
     def ranked(self) -> tuple[list[Candidate], list[Candidate]]:
@@ -170,8 +189,8 @@ class _Search:
             return ranked, [min(ranked, key=lambda candidate: candidate.error)]
         ranked = study.rank(self._climbed())
         ranked += study.rank(self._improved(ranked))
-        if study.spec.solver == "learned":
-            ranked = [c for c in ranked if c.kind == "learned"] or ranked
+        if study.spec.solver in FITTED:
+            ranked = [c for c in ranked if c.kind == study.spec.solver] or ranked
             return ranked, self._ordered(ranked)
         sequence = self._ordered(ranked)
         while not sequence or sequence[0].worst > study.safe * study.target:
@@ -256,13 +275,19 @@ class _Search:
     @property
     def _improves(self) -> bool:
         """Whether plans are to be fitted; raises BadInput when they are and cannot be."""
-        if self.study.spec.solver not in ("auto", "learned"):
+        solver = self.study.spec.solver
+        if solver not in ("auto", *FITTED):
             return False
         able = hasattr(self.study.evaluator, "differentiable")
-        if self.study.spec.solver == "learned" and not able:
+        if solver in FITTED and not able:
             raise BadInput(
-                "--solver learned fits a solver to the gradients of the PyTorch model, which a "
+                f"--solver {solver} fits a solver to the gradients of the PyTorch model, which a "
                 "file lacks; export the model itself, or choose classical."
+            )
+        if solver == "distilled" and not self.study.layout.constants:
+            raise BadInput(
+                "--solver distilled fits the biases of the vector field, and this one reads none "
+                "that bear a name; choose learned."
             )
         return able
 
@@ -270,7 +295,7 @@ class _Search:
         from odedeploy.search.improvement import Improvement
 
         if self.study.spec.budget is None:
-            self.study.deadline = _deadline(ALLOWANCE)
+            self.study.deadline = _deadline(ALLOWANCE * (3 if self.study.spec.distils else 1))
         evaluator = cast("TorchEvaluator", self.study.evaluator)
         return Improvement(self.study, self.ladder, evaluator, start)
 
@@ -315,9 +340,10 @@ class _Search:
             improvement = self._improvement(min(rungs, key=lambda rung: rung.error).plan)
             with suppress(OutOfTime, KeyboardInterrupt):
                 improvement.exactly(asked)
-        learned = [rung for rung in improvement.rungs if rung.kind == "learned"]
-        if self.study.spec.solver == "learned" and learned:
-            return learned
+        solver = self.study.spec.solver
+        fitted = [rung for rung in improvement.rungs if rung.kind == solver]
+        if solver in FITTED and fitted:
+            return fitted
         return [*rungs, *improvement.rungs]
 
 

@@ -47,7 +47,7 @@ class OutOfTime(Exception):
 class Rung:
     """One plan and its error on the screening inputs.
 
-    ``kind`` is how it was found: ``"classical"``, ``"grid"`` or ``"learned"``.
+    ``kind`` is how it was found: ``"classical"``, ``"grid"``, ``"learned"`` or ``"distilled"``.
     """
 
     solver: str

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from odedeploy.errors import UnknownName
-from odedeploy.solvers import adams_bashforth, dormand_prince, runge_kutta, tsitouras
+from odedeploy.solvers import (
+    adams_bashforth,
+    dormand_prince,
+    runge_kutta,
+    stabilised,
+    tsitouras,
+)
 from odedeploy.tableau import Method
 
 _METHODS: tuple[Method, ...] = (
@@ -28,15 +34,24 @@ _METHODS: tuple[Method, ...] = (
     dormand_prince.DOPRI5,
     tsitouras.TSIT5,
     dormand_prince.DOPRI8,
+    *(stabilised.method(family, 5) for family in stabilised.FAMILIES),
 )
 
 SOLVERS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _METHODS})
-"""Every solver by name, cheapest step first."""
+"""Every solver by name, cheapest step first; of the stabilised families one number of stages each,
+``find`` knows the others."""
 
 REFERENCE = "dopri8"
 """The solver of reference solves; its 13 evaluations a step are too coarse for the search."""
 
-LADDER: tuple[str, ...] = tuple(name for name in SOLVERS if name != REFERENCE)
+STABILISED: tuple[str, ...] = tuple(
+    f"{family}_{stages}" for family in stabilised.FAMILIES for stages in (3, 4, 5, 6, 8, 10, 13, 16)
+)
+"""Tried by a search as well where a vector field is stiff."""
+
+LADDER: tuple[str, ...] = tuple(
+    name for name in SOLVERS if name not in (REFERENCE, *STABILISED)
+)
 """The solvers that a search tries."""
 
 TORCHDIFFEQ: Mapping[str, str] = MappingProxyType(
@@ -53,7 +68,7 @@ TORCHDIFFEQ: Mapping[str, str] = MappingProxyType(
 
 def find(name: str) -> Method:
     """The solver called ``name``. Raises UnknownName, which lists the catalogue."""
-    try:
-        return SOLVERS[name]
-    except KeyError:
-        raise UnknownName("solver", name, SOLVERS) from None
+    found = SOLVERS.get(name) or stabilised.find(name)
+    if found is None:
+        raise UnknownName("solver", name, SOLVERS)
+    return found
