@@ -227,3 +227,34 @@ def _loaded(captured):  # type: ignore[no-untyped-def]
     return Loaded("solver", model, inputs)
 
 
+
+
+OWN = """
+import torch
+from torch import nn
+from torchdiffeq import odeint
+
+class Path(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    def forward(self, x, t):
+        x = x + 0.1 * torch.randn_like(x)
+        return odeint(lambda s, y: self.net(y) * torch.cos(s), x, t).transpose(0, 1)
+
+def build():
+    torch.manual_seed(0)
+    return Path(), (torch.randn(60, 2), torch.tensor([0.0, 0.4, 1.0]))
+"""
+
+
+def test_verify_captures_the_model_as_the_export_did(tmp_path: Path) -> None:
+    (tmp_path / "path.py").write_text(OWN)
+    address, file = f"{tmp_path}/path.py:build", tmp_path / "path.onnx"
+    spec = ExportSpec(tol=1e-2, noise="input")
+    manifest = api.deploy(api.load_model(address, static=("t",)), spec, file)
+    assert manifest.extra["times_as_input"] == ["solve0", "solve1"]
+    assert "Times are an input" in manifest.promise
+    report = api.verify(file, api.load_model(address))
+    assert report.passed and report.samples == 60

@@ -16,17 +16,17 @@ from pattern_outcomes import (
 )
 from patterns import ASKED, PATTERNS
 
-from odedeploy.errors import CaptureRefused
-from odedeploy.frontends import capture, live
+from odedeploy.frontends import live
 from odedeploy.frontends.tracing import BATCH
 from odedeploy.graph import FIELD_DOMAIN, input_specs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 """PyTorch's forward-mode derivatives are scripted, and PyTorch deprecates scripting."""
 
-REFUSED: set[str] = set()
-TRACED = {"branch_on_time", "controlled", "schedule_by_index", "table_of_time"}
-EXPORTED = [name for name in PATTERNS if name not in REFUSED]
+TRACED = {
+    "branch_on_time", "controlled", "jumps_backwards", "schedule_by_index", "table_of_time",
+}  # fmt: skip
+EXPORTED = list(PATTERNS)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
@@ -71,15 +71,8 @@ def test_plan_in_pytorch_matches_the_model_as_written(name: str) -> None:
         assert distance(found[output], expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
-def test_refused_patterns_name_the_line(name: str) -> None:
-    model, inputs = PATTERNS[name]()
-    with pytest.raises(CaptureRefused, match=r"pattern_\w+\.py:\d+: "):
-        capture(model, arrays(inputs))
-
-
 def test_at_least_95_percent_are_exported() -> None:
-    assert len(EXPORTED) >= max(40, 0.95 * len(PATTERNS))
+    assert sum(outcome(name).exported for name in PATTERNS) >= max(40, 0.95 * len(PATTERNS))
 
 
 def test_one_field_in_a_loop_is_held_once() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,14 +19,15 @@ def preserved(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients inside the block; afterwards everything is as before.
 
     Restored are modes, ``requires_grad``, buffers' values, plain attributes of every module
-    (evaluation counters, context stored on a field) and the random state.
+    (evaluation counters, context stored on a field) and the random states of PyTorch, NumPy and
+    Python.
     """
     modules = list(model.modules())
     attributes = [_attributes(module) for module in modules]
     modes = [module.training for module in modules]
     gradients = [(p, p.requires_grad) for p in model.parameters()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    random = torch.get_rng_state()
+    drawn = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         model.eval()
         for parameter, _ in gradients:
@@ -41,7 +44,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-        torch.set_rng_state(random)
+        torch.set_rng_state(drawn[0])
+        np.random.set_state(drawn[1])
+        random.setstate(drawn[2])
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
