@@ -9,6 +9,7 @@ import typer
 
 from odedeploy.cli import output
 from odedeploy.cli.options import (
+    Alarm,
     AllowDistilled,
     BestEffort,
     Budget,
@@ -68,6 +69,7 @@ def export(
     seed: Seed = 0,
     replan: Replan = False,
     noise: Noise = None,
+    alarm: Alarm = False,
     best_effort: BestEffort = False,
     as_json: Json = False,
 ) -> None:
@@ -82,7 +84,7 @@ def export(
         tol=whole, tols=own, format=_format(format, path), target=target, precision=precision,
         form=form, solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
         samples=samples, seed=seed, budget=budget, allow_distilled=allow_distilled,
-        replan=replan, noise=noise, best_effort=best_effort,
+        replan=replan, noise=noise, alarm=alarm, best_effort=best_effort,
     )  # fmt: skip
     _check_names(spec)
     with output.working() as progress:

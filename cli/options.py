@@ -80,6 +80,10 @@ AllowDistilled = Annotated[
         "--allow-distilled", help="Let auto give each evaluation of the field its own biases."
     ),
 ]
+Alarm = Annotated[
+    bool,
+    typer.Option("--alarm", help="Add an output above 1 for inputs unlike the calibration inputs."),
+]
 BestEffort = Annotated[
     bool, typer.Option("--best-effort", help="Write the best there is when it falls short.")
 ]

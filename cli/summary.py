@@ -25,6 +25,7 @@ def of(manifest: Manifest) -> list[Any]:
                 ("  discretisation, largest", manifest.discretisation_error),
                 ("  export, largest", manifest.export_error),
                 ("steps, certified", _steps(manifest)),
+                *alarm(manifest),
                 ("reference", _reference(manifest.reference)),
                 ("inputs", _signature(manifest.inputs)),
                 ("outputs", _signature(manifest.outputs)),
@@ -46,6 +47,24 @@ def _bound(manifest: Manifest) -> str:
     if error.bound is None:
         return "no bound"
     return f"{error.bound:.3g} on {error.samples} inputs"
+
+
+def alarm(manifest: Manifest) -> list[tuple[str, str]]:
+    """What is known of the file's alarm; nothing for a file without one."""
+    known = manifest.extra.get("alarm")
+    if known is None:
+        return []
+    false = known["false_alarm"]
+    facts = [
+        ("alarm", f"output {known['output']}, above 1 where the solve goes unlike its calibration"),
+        ("  false alarms", f"{false['rate']:.2%} of {false['samples']} inputs, at most "
+                           f"{false['bound']:.2%} with {false['confidence']:.0%} confidence"),
+    ]  # fmt: skip
+    for kind in dict.fromkeys(found["kind"] for found in known["detection"]):
+        rows = [f"{found['rate']:.0%} at {found['size']:g}" for found in known["detection"]
+                if found["kind"] == kind]  # fmt: skip
+        facts.append((f"  raised under {kind}", ", ".join(rows)))
+    return facts
 
 
 def _site(site: Mapping[str, Any]) -> str:

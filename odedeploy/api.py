@@ -22,7 +22,7 @@ from odedeploy.delivery import (
     silent,
 )
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
-from odedeploy.graph import OdeGraph, input_specs, output_specs
+from odedeploy.graph import OdeGraph, delivered_specs, input_specs
 from odedeploy.input_files import read_inputs
 from odedeploy.manifest import Manifest
 from odedeploy.planning import plan_splits
@@ -318,7 +318,8 @@ def _against(
     rows = np.arange(batch_size(inputs, evaluator.static))
     verification = judged_file(
         runner, inputs, outcome.outputs, reference.outcome.outputs,
-        expected_inputs=input_specs(graph.model), expected_outputs=output_specs(graph.model),
+        expected_inputs=input_specs(graph.model),
+        expected_outputs=delivered_specs(graph.model, plan), monitors=outcome.monitors,
         tol=spec.tol, export_tol=margin(manifest.quantisation_error),
         metric=artefact_errors(reference, outcome, rows),
     )  # fmt: skip

@@ -20,13 +20,14 @@ from odedeploy import files, formats, metrics
 from odedeploy._version import __version__
 from odedeploy.errors import BadInput, FellShort
 from odedeploy.formats import Built, Format, Runner
-from odedeploy.graph import Inputs, OdeGraph, Outcome, input_specs, output_specs
+from odedeploy.graph import Inputs, OdeGraph, Outcome, delivered_specs, input_specs
 from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.metrics import Metric
 from odedeploy.program import Plan
 from odedeploy.reference import SHARE, Reference
 from odedeploy.runtime import GOLDEN, MANIFEST, STEPS, Arrays
 from odedeploy.search import Certificate, Search, Splits, judge, promise, shortfall, split
+from odedeploy.search.alarm import Watched, watch_plan
 from odedeploy.spec import ExportSpec
 from odedeploy.step_counts import measured
 from odedeploy.tolerance import Tolerance, worst_error
@@ -51,7 +52,8 @@ class Planned:
     """A plan with everything that its certificate rests on, and the seconds of each phase.
 
     ``transform`` writes its artefact in the precision of ``spec``, None in fp32. ``notes`` are
-    fields for the manifest's ``extra``, ``warnings`` sentences for its readers.
+    fields for the manifest's ``extra``, ``warnings`` sentences for its readers. ``watched`` is
+    the plan with its alarm.
     """
 
     spec: ExportSpec
@@ -62,6 +64,12 @@ class Planned:
     transform: Transform | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    watched: Watched | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What is delivered."""
+        return self.search.plan if self.watched is None else self.watched.plan
 
 
 class Stopwatch:
@@ -83,13 +91,16 @@ class Stopwatch:
 def captured(loaded: Loaded, spec: ExportSpec, progress: Progress = silent) -> OdeGraph:
     """The ODE graph of a loaded model, after a look at its inputs, which takes no time.
 
-    Raises BadInput for inputs that cannot be split and CaptureRefused for the model.
+    Raises BadInput for inputs that cannot be split and for a state that an alarm cannot watch, and
+    CaptureRefused for the model.
     """
     from odedeploy import frontends
 
     split(loaded.inputs, spec, loaded.static)
     progress("capture", 0, 1)
     graph = frontends.capture(loaded.module, loaded.inputs, loaded.static, spec.replan, spec.noise)
+    if spec.alarm:
+        frontends.live(graph).state_axes()
     progress("capture", 1, 1)
     return graph
 
@@ -106,6 +117,9 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
     spec, watch = planned.spec, Stopwatch()
     form = formats.find(spec.format)
     check_folder(path)
+    if spec.alarm:
+        with watch("alarm"):
+            planned = replace(planned, watched=_watched(graph, planned, progress))
     progress("lower", 0, 1)
     with watch("lower"):
         artefact = built(form, graph, planned)
@@ -119,7 +133,9 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         extra = {} if verification.failures else _of_form(graph, planned, runner)
         coarse = verification.quantisation_error
         apart = max(10 * Tolerance.FLOAT32, margin(None if coarse is None else float(coarse.max())))
-        keepsake = golden(runner, _kept_inputs(planned.splits), tolerance=apart).pack()
+        alarm = () if planned.plan.alarm is None else (planned.plan.alarm.output,)
+        kept = _kept_inputs(planned.splits)
+        keepsake = golden(runner, kept, tolerance=apart, monitors=alarm).pack()
     progress("verify", 1, 1)
     metric = metrics.of(spec)
     certificate = judge(
@@ -138,7 +154,7 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
 
 def built(form: Format, graph: OdeGraph, planned: Planned) -> Built:
     """The artefact of a planned graph, in the precision that it was planned for."""
-    plan, spec = planned.search.plan, planned.spec
+    plan, spec = planned.plan, planned.spec
     if planned.transform is None:
         return form.build(graph, plan, spec.form)
     from odedeploy.formats.onnx import BuiltOnnx
@@ -152,9 +168,18 @@ def _kept_inputs(splits: Splits) -> Inputs:
     return splits.certify.inputs if len(splits.certify) >= GOLDEN_INPUTS else splits.inputs
 
 
+def _watched(graph: OdeGraph, planned: Planned, progress: Progress) -> Watched:
+    from odedeploy.frontends import live
+
+    return watch_plan(
+        live(graph), graph, planned.search.plan, planned.splits, planned.reference, planned.spec,
+        progress,
+    )  # fmt: skip
+
+
 def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification:
     """The artefact against its plan, run in PyTorch or, below fp32, in its own precision."""
-    certify, plan = planned.splits.certify, planned.search.plan
+    certify, plan = planned.splits.certify, planned.plan
     assert graph.evaluator is not None
     outcome = graph.evaluator.run(plan, certify.inputs, "float32")
     expected, moved = _in_precision(graph, planned, outcome)
@@ -167,10 +192,11 @@ def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification
         expected.outputs,
         reference,
         expected_inputs=input_specs(graph.model),
-        expected_outputs=output_specs(graph.model),
+        expected_outputs=delivered_specs(graph.model, plan),
         tol=planned.spec.tol,
         export_tol=margin(None if moved is None else float(np.max(moved))),
         metric=artefact_errors(judged, expected, certify.rows),
+        monitors=outcome.monitors,
     )
     if moved is None:
         return verification
@@ -255,6 +281,7 @@ def _manifest(
 ) -> Manifest:
     spec, found, reference = planned.spec, planned.search, planned.reference
     kept = not failures
+    alarm = {} if planned.watched is None else {"alarm": planned.watched.to_json()}
     metric = metrics.of(spec)
     promised = promise(metric, certificate.samples, spec.confidence)
     extra, moved = _extra(graph, spec), verification.quantisation_error
@@ -270,7 +297,7 @@ def _manifest(
         metric=metric.name,
         kept=kept,
         promise=promised if kept else f"Nothing is promised: {failures[0]}",
-        plan={"kind": found.best.kind, **describe(found.plan)},
+        plan={"kind": found.best.kind, **describe(planned.plan)},
         error=report(metric, certificate),
         discretisation_error=float(np.max(verification.discretisation_error)),
         export_error=float(np.max(verification.export_error)),
@@ -286,9 +313,9 @@ def _manifest(
         ],
         seconds=seconds,
         inputs=input_specs(graph.model),
-        outputs=output_specs(graph.model),
+        outputs=delivered_specs(graph.model, planned.plan),
         tols=dict(spec.tols),
-        extra={**extra, **_verified_of(metric), **planned.notes},
+        extra={**extra, **_verified_of(metric), **planned.notes, **alarm},
         versions=_versions(),
         seed=spec.seed,
         warnings=(*planned.warnings, *failures),

@@ -16,12 +16,18 @@ Field = Callable[[Tensor, States], States]
 """f(t, states) → derivatives; t is 0-d, of the dtype of the states."""
 
 
-def solve(program: Program, field: Field | Sequence[Field], initial: States) -> States:
+def solve(
+    program: Program,
+    field: Field | Sequence[Field],
+    initial: States,
+    noted: dict[int, States] | None = None,
+) -> States:
     """Run ``program`` from ``initial``; one trajectory (output times, *state) per state tensor.
 
     ``field`` is a sequence, one field per evaluation, where evaluations have constants of their
     own. Times and coefficients are rounded from float64 to the dtype of the state where they are
-    used. Those that are 0-d tensors keep their gradients.
+    used. Those that are 0-d tensors keep their gradients. Every slope is noted in ``noted`` by
+    its number, when that is given.
     """
     states: dict[int, States] = {0: initial}
     slopes: dict[int, States] = {}
@@ -33,6 +39,8 @@ def solve(program: Program, field: Field | Sequence[Field], initial: States) -> 
         if isinstance(step, Evaluate):
             time = torch.as_tensor(step.time, dtype=like.dtype, device=like.device)
             slopes[step.slope] = tuple(next(fields)(time, states[step.state]))
+            if noted is not None:
+                noted[step.slope] = slopes[step.slope]
         else:
             states[step.state] = _combine(step, states, slopes)
         for slope in dead_slopes:

@@ -32,6 +32,7 @@ class ExportSpec:
     how many of the given inputs are used. ``replan`` treats fixed-step calls as ODEs.
     ``precision`` is that of the vector fields, ``"auto"`` the one with the lowest measured
     latency. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``.
+    ``alarm`` adds an output that tells solves unlike those of the calibration inputs.
     ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.
@@ -55,6 +56,7 @@ class ExportSpec:
     tols: Mapping[str, float] = field(default_factory=dict)
     budget: float | None = None
     allow_distilled: bool = False
+    alarm: bool = False
 
     def __post_init__(self) -> None:
         for tol in (self.tol, *self.tols.values()):
@@ -70,6 +72,11 @@ class ExportSpec:
             raise BadInput(f"--budget is in seconds and must be positive, got {self.budget}.")
         if self.samples is not None and self.samples < 3:
             raise BadInput(f"--samples must be at least 3, one a split, got {self.samples}.")
+        if self.alarm and (self.form, self.precision) != ("unrolled", "fp32"):
+            raise BadInput(
+                "--alarm watches a fixed number of evaluations in full precision, got the form "
+                f"{self.form!r} in {self.precision}; write unrolled fp32, or leave it out."
+            )
         for kind, value, known in (
             ("form", self.form, FORMS),
             ("precision", self.precision, PRECISIONS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from odedeploy.errors import OdeDeployError
 from odedeploy.formats import Runner
 from odedeploy.manifest import TensorSpec
-from odedeploy.runtime import Arrays, Golden, batch_first, batch_symbol
+from odedeploy.runtime import MONITOR_FLOOR, Arrays, Golden, batch_first, batch_symbol
 from odedeploy.runtime import GoldenCheck as GoldenCheck
 from odedeploy.runtime import check_golden as check_golden
 from odedeploy.tolerance import Tolerance, floor_of, relative_error, worst_error
@@ -84,6 +84,7 @@ def verify(
     tol: float,
     export_tol: float = Tolerance.FLOAT32,
     metric: Errors | None = None,
+    monitors: Arrays | None = None,
 ) -> Verification:
     """Run the artefact on ``inputs`` and compare it with the model that it was made from.
 
@@ -95,13 +96,17 @@ def verify(
     in PyTorch by more than ``export_tol``, and where its runtime refuses the inputs or fails on
     them. ``tol`` is the tolerance of the solve, for which the plan is certified; here it is only
     named beside a failure. ``metric`` gives the errors of the artefact's outputs against the
-    reference, the relative error unless another is given.
+    reference, the relative error unless another is given. ``monitors`` are what the plan adds to
+    the outputs of the model, in PyTorch; they are no part of the errors.
 
     Raises BadInput when the two sets of outputs cannot be compared with each other.
     """
     symbol = batch_symbol(expected_inputs)
     discretisation = worst_error(torch_outputs, reference_outputs)
     batched = frozenset(s.name for s in expected_inputs if s.shape and s.shape[0] == symbol)
+    expected = {**torch_outputs, **(monitors or {})}
+    floors = {name: floor_of(array) for name, array in torch_outputs.items()}
+    floors |= dict.fromkeys(monitors or {}, MONITOR_FLOOR)
     subject = _Subject(runner, inputs, batched, expected_outputs, symbol)
     lost = np.full(discretisation.shape, np.inf)
     failures = [
@@ -110,15 +115,16 @@ def verify(
     ]
     try:
         found = subject.all(len(lost))
-        failures += _array_failures(found, torch_outputs)
+        failures += _array_failures(found, expected)
         if symbol is not None:
-            failures += _batch_failures(subject, found, export_tol)
+            failures += _batch_failures(subject, found, floors, export_tol)
     except OdeDeployError as error:
         failures.append(f"The artefact does not run on the inputs: {error}")
         return Verification(tuple(failures), discretisation, lost, lost)
-    if _layout(found) != _layout(torch_outputs):
+    if _layout(found) != _layout(expected):
         return Verification(tuple(failures), discretisation, lost, lost)
-    failures += _value_failures(found, torch_outputs, tol, export_tol)
+    failures += _value_failures(found, expected, floors, tol, export_tol)
+    found = {name: found[name] for name in torch_outputs}
     return Verification(
         tuple(failures),
         discretisation,
@@ -132,18 +138,20 @@ def golden(
     inputs: Arrays,
     k: int = GOLDEN_INPUTS,
     tolerance: float = 10 * Tolerance.FLOAT32,
+    monitors: Iterable[str] = (),
 ) -> Golden:
     """The first ``k`` of ``inputs`` with the artefact's outputs, to travel in its metadata.
 
     Another machine may differ by ten times what two float32 computations of one plan may: kernels
-    and fused operations are chosen by the processor.
+    and fused operations are chosen by the processor. ``monitors`` are names of outputs that the
+    plan adds to those of the model.
     """
     batch = {spec.name: spec.shape[:1] for spec in runner.inputs}
     chosen = {
         name: array[:k] if batch[name] and isinstance(batch[name][0], str) else array
         for name, array in inputs.items()
     }
-    return Golden(chosen, runner.run(chosen), tolerance)
+    return Golden(chosen, runner.run(chosen), tolerance, dict.fromkeys(monitors, MONITOR_FLOOR))
 
 
 def _signature_failures(
@@ -190,7 +198,9 @@ def _array_failures(found: Arrays, expected: Arrays) -> Iterator[str]:
             )
 
 
-def _batch_failures(subject: _Subject, found: Arrays, tolerance: float) -> Iterator[str]:
+def _batch_failures(
+    subject: _Subject, found: Arrays, floors: Mapping[str, float], tolerance: float
+) -> Iterator[str]:
     """The first input alone, and last in a batch of another size, against ``found``."""
     count = len(next(iter(found.values())))
     size = OTHER_BATCH if count != OTHER_BATCH else OTHER_BATCH - 1
@@ -206,7 +216,7 @@ def _batch_failures(subject: _Subject, found: Arrays, tolerance: float) -> Itera
             if array.shape != ref.shape:
                 yield f"At batch size {len(rows)} the output {name!r} has shape {array.shape}."
                 continue
-            errors = relative_error(array, ref, floor_of(found[name]))
+            errors = relative_error(array, ref, floors.get(name, 1.0))
             row = int(errors.argmax())
             if errors[row] > tolerance:
                 yield (
@@ -216,10 +226,10 @@ def _batch_failures(subject: _Subject, found: Arrays, tolerance: float) -> Itera
 
 
 def _value_failures(
-    found: Arrays, expected: Arrays, tol: float, export_tol: float
+    found: Arrays, expected: Arrays, floors: Mapping[str, float], tol: float, export_tol: float
 ) -> Iterator[str]:
     for name, ref in expected.items():
-        errors = relative_error(found[name], ref, floor_of(ref))
+        errors = relative_error(found[name], ref, floors[name])
         row = int(errors.argmax())
         if errors[row] > export_tol:
             apart = np.abs(found[name][row].astype(np.float64) - ref[row].astype(np.float64))

@@ -17,7 +17,7 @@ import torch
 
 from odedeploy import files
 from odedeploy.errors import BadInput, Crashed
-from odedeploy.graph import Inputs, OdeGraph, input_specs, output_specs
+from odedeploy.graph import Inputs, OdeGraph, delivered_specs, input_specs
 from odedeploy.manifest import TensorSpec
 from odedeploy.program import Plan
 from odedeploy.runtime import check_inputs
@@ -100,7 +100,7 @@ class TorchScript:
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(live.module(plan).eval(), tensors, check_trace=False)
             frozen = torch.jit.freeze(traced)
-        return BuiltTorchScript(frozen, _write_signature(graph))
+        return BuiltTorchScript(frozen, _write_signature(graph, plan))
 
     def open(self, path: str | os.PathLike[str], threads: int | None = None) -> TorchScriptModel:
         """``threads`` sets PyTorch's number of threads for the whole process.
@@ -153,8 +153,8 @@ def _extra_names(file: Path) -> list[str]:
     return [name for _, found, name in parts if found]
 
 
-def _write_signature(graph: OdeGraph) -> str:
-    sides = {"inputs": input_specs(graph.model), "outputs": output_specs(graph.model)}
+def _write_signature(graph: OdeGraph, plan: Plan) -> str:
+    sides = {"inputs": input_specs(graph.model), "outputs": delivered_specs(graph.model, plan)}
     return json.dumps(
         {side: [[s.name, s.dtype, s.shape] for s in specs] for side, specs in sides.items()}
     )

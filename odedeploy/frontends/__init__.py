@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 import onnx_ir as ir
-from torch import nn
+from torch import Tensor, nn
 
 from odedeploy.errors import BadInput, CaptureRefused
 from odedeploy.frontends.assembly import assemble
-from odedeploy.frontends.evaluation import TorchEvaluator, plan_handler
+from odedeploy.frontends.evaluation import TorchEvaluator, planned
 from odedeploy.frontends.examples import Examples
 from odedeploy.frontends.interception import SolveCall, intercept
 from odedeploy.frontends.intervals import Way, along
@@ -20,7 +20,15 @@ from odedeploy.frontends.markers import marker_handler
 from odedeploy.frontends.naming import biases
 from odedeploy.frontends.noise import settle
 from odedeploy.frontends.preserve import preserved
-from odedeploy.frontends.recording import Recording, flatten, input_names, record, sites
+from odedeploy.frontends.recording import (
+    Forward,
+    Recording,
+    flat_forward,
+    flatten,
+    input_names,
+    record,
+    sites,
+)
 from odedeploy.frontends.simple import VectorField, flow
 from odedeploy.frontends.tracing import BATCH, Untraceable, trace
 from odedeploy.graph import Inputs, OdeGraph, Site, output_specs
@@ -137,12 +145,13 @@ def _graph(
     states = [y for call in recording.calls for y in call.initial]
     outputs = flatten(recording.result)
     batches = examples.batches([*model.parameters(), *model.buffers(), *states, *outputs.values()])
-    write = partial(trace, model, examples, batches, tuple(outputs))
+    names = tuple(examples.inputs)
+    write = partial(trace, model, examples, batches)
     unrolled: Callable[[Plan], ir.Model] | None = None
 
     def marked(concrete: bool) -> tuple[ir.Model, tuple[Site, ...]]:
-        names = [site.name for site in found]
-        return assemble(write(lambda: along(ways, marker_handler(names)), concrete), found)
+        forward = _marked(model, names, [site.name for site in found], ways)
+        return assemble(write(tuple(outputs), forward, concrete), found)
 
     try:
         try:
@@ -153,7 +162,7 @@ def _graph(
         if not found:
             raise CaptureRefused(f"The model cannot be captured: {reason}.") from reason
         found = tuple(replace(site, field="") for site in found)
-        unrolled = partial(_unrolled, model, write, ways)
+        unrolled = partial(_unrolled, model, write, names, tuple(outputs), ways)
         try:
             graph = unrolled(_least(found))
         except Untraceable as second:
@@ -168,12 +177,31 @@ def _graph(
     return OdeGraph(graph, found, evaluator, unrolled)
 
 
+def _marked(
+    model: nn.Module, names: tuple[str, ...], solves: Sequence[str], ways: Sequence[Way]
+) -> Forward:
+    """``model`` with markers in place of its solves."""
+    forward = flat_forward(model, names)
+
+    def marked(*tensors: Tensor) -> tuple[Tensor, ...]:
+        with intercept(along(ways, marker_handler(solves))):
+            return forward(*tensors)
+
+    return marked
+
+
 def _unrolled(
-    model: nn.Module, write: Callable[..., ir.Model], ways: Sequence[Way], plan: Plan
+    model: nn.Module,
+    write: Callable[..., ir.Model],
+    names: tuple[str, ...],
+    outputs: tuple[str, ...],
+    ways: Sequence[Way],
+    plan: Plan,
 ) -> ir.Model:
     """ONNX of the model under ``plan``, every evaluation of it traced."""
+    added = () if plan.alarm is None else (plan.alarm.output,)
     with preserved(model):
-        return write(lambda: along(ways, plan_handler(plan, model)), concrete=True)
+        return write((*outputs, *added), planned(model, plan, names, ways), concrete=True)
 
 
 def _least(found: Sequence[Site]) -> Plan:

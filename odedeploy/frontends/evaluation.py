@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,12 +18,16 @@ from odedeploy.frontends.intervals import Way, along
 from odedeploy.frontends.own_constants import own_fields
 from odedeploy.frontends.prefix import Prefix
 from odedeploy.frontends.preserve import preserved
-from odedeploy.frontends.recording import flatten
+from odedeploy.frontends.recording import Forward, flatten
+from odedeploy.frontends.watching import Slopes, alarm_of, grams_of
 from odedeploy.graph import Inputs, Outcome
 from odedeploy.program import Plan
 
 ROWS = 128
 """Inputs run at a time; bounds the memory of stored slopes."""
+
+BATCHES = (2, 3)
+"""Batch sizes whose shapes are compared to find the batch axis of a state."""
 
 Visit = Callable[[str, Field, Tensor, States], None]
 """Called with the site, the vector field, and the time and states where it is evaluated."""
@@ -58,12 +61,13 @@ class TorchEvaluator:
     def run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         """Outputs and final states of the model under ``plan``, in ``"float32"`` or ``"float64"``.
 
-        Runs ``ROWS`` inputs at a time. Raises BadInput for another precision.
+        The plan's alarm is the outcome's monitor. Runs ``ROWS`` inputs at a time. Raises BadInput
+        for another precision.
         """
         if precision not in ("float32", "float64"):
             raise BadInput(f"Plans run in float32 or float64, not {precision!r}.")
         parts = [self._run(plan, part, precision) for part in self.parts(inputs)]
-        return Outcome(*(_concatenated([part[i] for part in parts]) for i in range(2)))
+        return Outcome(*(_concatenated([part[i] for part in parts]) for i in range(3)))
 
     @contextmanager
     def differentiable(self, inputs: Inputs) -> Iterator[Callable[[Plan], Answers]]:
@@ -117,10 +121,14 @@ class TorchEvaluator:
         return _Planned(self, plan)
 
     def handler(
-        self, plan: Plan, states: dict[str, Tensor] | None = None, attached: bool = False
+        self,
+        plan: Plan,
+        states: dict[str, Tensor] | None = None,
+        attached: bool = False,
+        slopes: Slopes | None = None,
     ) -> Handler:
         """Computes the solves of one forward by ``plan``, its gradients ``attached`` or cut."""
-        return along(self.ways, plan_handler(plan, self.model, states, attached))
+        return along(self.ways, plan_handler(plan, self.model, states, attached, slopes=slopes))
 
     def as_written(self, inputs: Inputs) -> tuple[Outcome, float]:
         """Outputs and final states of the model as its author wrote it, one input at a time.
@@ -152,10 +160,51 @@ class TorchEvaluator:
         whole = Outcome(*(_concatenated([part[i] for part in found]) for i in range(2)))
         return whole, count / len(found)
 
+    def state_axes(self) -> list[tuple[int | None, ...]]:
+        """The batch axis of every state tensor of every solve, in the order of the calls.
+
+        None for a tensor of the same shape at every batch size. Raises BadInput for one whose
+        shape depends on the batch in another way than by one axis of its length.
+        """
+        calls: list[list[tuple[str, list[torch.Size]]]] = []
+
+        def handle(call: SolveCall) -> States:
+            calls[-1].append((call.location, [y.shape for y in call.initial]))
+            return tuple(y.expand(len(call.times), *y.shape) for y in call.initial)
+
+        for rows in BATCHES:
+            calls.append([])
+            self.forward(self._tiled(rows), "float32", along(self.ways, handle))
+        return [
+            tuple(_batch_axis(a, b, place) for a, b in zip(first, second, strict=True))
+            for (place, first), (_, second) in zip(*calls, strict=True)
+        ]
+
+    def grams(self, plan: Plan, inputs: Inputs) -> list[list[np.ndarray]]:
+        """Inner products of the slopes that the plan's alarm watches, in float64.
+
+        One array (batch, m, m) for every watched state tensor of every residual, m being its
+        slopes, which are computed in float32.
+        """
+        assert plan.alarm is not None
+        parts = []
+        for part in self.parts(inputs):
+            slopes: Slopes = {}
+            self.forward(part, "float32", self.handler(plan, slopes=slopes))
+            parts.append(grams_of(plan.alarm, slopes))
+        return [
+            [np.concatenate(tensors) for tensors in zip(*residual, strict=True)]
+            for residual in zip(*parts, strict=True)
+        ]
+
     def _run(self, plan: Plan, inputs: Inputs, precision: str) -> Outcome:
         states: dict[str, Tensor] = {}
-        outputs = self.forward(inputs, precision, self.handler(plan, states))
-        return Outcome(outputs, {name: tensor.numpy() for name, tensor in states.items()})
+        slopes: Slopes | None = None if plan.alarm is None else {}
+        outputs = self.forward(inputs, precision, self.handler(plan, states, slopes=slopes))
+        monitors = {}
+        if plan.alarm is not None and slopes is not None:
+            monitors[plan.alarm.output] = alarm_of(plan.alarm, slopes).numpy()
+        return Outcome(outputs, {name: y.numpy() for name, y in states.items()}, monitors)
 
     def forward(
         self, inputs: Inputs, precision: str, handler: Handler
@@ -169,6 +218,13 @@ class TorchEvaluator:
 
     def _batch_first(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: y.movedim(self.axes.get(name, 0), 0) for name, y in outputs.items()}
+
+    def _tiled(self, rows: int) -> Inputs:
+        """``rows`` rows of the example, repeated as it takes."""
+        return {
+            name: array if name in self.static else np.take(array, range(rows), 0, mode="wrap")
+            for name, array in self.example.items()
+        }
 
     def parts(self, inputs: Inputs, rows: int = ROWS) -> Iterator[Inputs]:
         """The inputs, ``rows`` at a time."""
@@ -184,13 +240,25 @@ class _Planned(nn.Module):
     def __init__(self, evaluator: TorchEvaluator, plan: Plan) -> None:
         super().__init__()
         self.model = evaluator.model
-        self._handler = partial(evaluator.handler, plan)
-        self._names = tuple(evaluator.example)
+        self._forward = planned(self.model, plan, tuple(evaluator.example), evaluator.ways)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad(), intercept(self._handler()):
-            result = self.model(**dict(zip(self._names, tensors, strict=True)))
-        return tuple(flatten(result).values())
+        with torch.no_grad():
+            return self._forward(*tensors)
+
+
+def planned(model: nn.Module, plan: Plan, names: tuple[str, ...], ways: Sequence[Way]) -> Forward:
+    """``model`` under ``plan`` as a function of positional tensors; the plan's alarm comes last."""
+
+    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+        slopes: Slopes | None = None if plan.alarm is None else {}
+        with intercept(along(ways, plan_handler(plan, model, slopes=slopes))):
+            outputs = tuple(flatten(model(**dict(zip(names, tensors, strict=True)))).values())
+        if plan.alarm is None or slopes is None:
+            return outputs
+        return (*outputs, alarm_of(plan.alarm, slopes))
+
+    return forward
 
 
 def plan_handler(
@@ -199,12 +267,13 @@ def plan_handler(
     states: dict[str, Tensor] | None = None,
     attached: bool = False,
     visit: Visit | None = None,
+    slopes: Slopes | None = None,
 ) -> Handler:
     """A handler that computes the i-th solve of ``model`` by ``plan.solves[i]``.
 
     Final states are noted in ``states`` under ``site``, or ``site.i`` when there are several.
     Gradients are cut at every evaluation unless they are to stay ``attached``. ``visit`` is shown
-    every evaluation before it is made.
+    every evaluation before it is made. All slopes are noted in ``slopes``.
     """
     remaining = iter(plan.solves)
 
@@ -218,9 +287,10 @@ def plan_handler(
         field = call.field if attached else own_gradients(call.field)
         if visit is not None:
             field = _shown(field, chosen.site, visit)
+        noted = None if slopes is None else slopes.setdefault(chosen.site, {})
         with torch.enable_grad() if attached else torch.no_grad():
             fields = own_fields(field, chosen.constants, model)
-            trajectories = solve(chosen.program, fields, call.initial)
+            trajectories = solve(chosen.program, fields, call.initial, noted)
         if states is not None:
             _note(states, chosen.site, trajectories)
         return trajectories
@@ -245,6 +315,23 @@ def _note(states: dict[str, Tensor], site: str, trajectories: States) -> None:
     for i, trajectory in enumerate(trajectories):
         name = site if len(trajectories) == 1 else f"{site}.{i}"
         states[name] = trajectory[-1]
+
+
+def _batch_axis(
+    shape: tuple[int, ...], other: tuple[int, ...], location: str
+) -> int | None:
+    """Where two shapes differ: by the two of ``BATCHES``, at one place at most."""
+    if shape == other:
+        return None
+    both = zip(shape, other, strict=False)
+    places = [i for i, lengths in enumerate(both) if lengths[0] != lengths[1]]
+    if len(shape) != len(other) or [(shape[i], other[i]) for i in places] != [BATCHES]:
+        raise BadInput(
+            f"{location}: a state of this solve has shape {tuple(shape)} in a batch of "
+            f"{BATCHES[0]} and {tuple(other)} in one of {BATCHES[1]}, so there is no slope of one "
+            "input to watch; give the state a batch axis, or leave out --alarm."
+        )
+    return places[0]
 
 
 def _tensor(array: np.ndarray, precision: str) -> Tensor:

@@ -26,9 +26,8 @@ from odedeploy.frontends.aligning import align, holds
 from odedeploy.frontends.concrete import Concrete
 from odedeploy.frontends.decompositions import FUNCTIONAL
 from odedeploy.frontends.examples import Examples
-from odedeploy.frontends.interception import Handler, intercept
 from odedeploy.frontends.naming import rename
-from odedeploy.frontends.recording import flat_forward
+from odedeploy.frontends.recording import Forward
 from odedeploy.frontends.sparse import Scattered
 from odedeploy.graph import OPSET
 
@@ -56,16 +55,16 @@ def trace(
     examples: Examples,
     batches: tuple[int, int],
     outputs: Sequence[str],
-    handler: Callable[[], Handler],
+    forward: Forward,
     concrete: bool = False,
 ) -> ir.Model:
-    """ONNX of ``model``, its solves as the handlers that ``handler`` makes, its batch symbolic.
+    """ONNX of ``model`` as ``forward`` runs it, its solves replaced; the batch is symbolic.
 
-    ``batches`` are two sizes that divide no axis of the model. Inputs without a batch axis keep
-    their shapes. With ``concrete``, what follows from constants is computed at once, so that
-    Python code may read it. Raises Untraceable with the reason.
+    ``forward`` maps positional tensors to the tensors that are called ``outputs``. ``batches`` are
+    two sizes that divide no axis of the model. Inputs without a batch axis keep their shapes. With
+    ``concrete``, what follows from constants is computed at once, so that Python code may read it.
+    Raises Untraceable with the reason.
     """
-    forward = flat_forward(model, tuple(examples.inputs))
 
     def flat(batch: int, mode: Mode) -> torch.fx.GraphModule:
         tensors = tuple(examples.tiled(batch).values())
@@ -75,7 +74,7 @@ def trace(
             with constants, Scattered():
                 return forward(*tensors)
 
-        with intercept(handler()), torch.enable_grad():
+        with torch.enable_grad():
             return make_fx(traced, tracing_mode=mode, _allow_non_fake_inputs=True)(*tensors)
 
     reasons = []

@@ -40,11 +40,13 @@ class Outcome(NamedTuple):
 
     Outputs have the batch first: a trajectory (times, batch, …) is given as (batch, times, …).
     ``states`` maps ``"<site>"`` (or ``"<site>.<i>"`` for several state tensors) to the state at
-    the solve's last output time.
+    the solve's last output time. ``monitors`` are the outputs (batch,) that the plan adds, its
+    alarm.
     """
 
     outputs: dict[str, np.ndarray]
     states: dict[str, np.ndarray]
+    monitors: dict[str, np.ndarray] = {}  # noqa: RUF012
 
 
 class Evaluator(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from odedeploy.manifest import TensorSpec
+from odedeploy.program import Plan
 
 
 def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
@@ -17,6 +18,21 @@ def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
 def output_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
     """Name, dtype and shape of every output; symbolic axes by their names."""
     return _specs(model.graph.outputs)
+
+
+def delivered_specs(model: ir.Model, plan: Plan) -> tuple[TensorSpec, ...]:
+    """The outputs of ``model`` under ``plan``: its own and, last, the plan's alarm."""
+    specs = output_specs(model)
+    if plan.alarm is None:
+        return specs
+    batch = batch_symbol(model.graph)
+    return (*specs, TensorSpec(plan.alarm.output, "float32", (str(batch),)))
+
+
+def batch_symbol(graph: ir.Graph) -> str | None:
+    """Name of the batch axis: the first symbolic leading axis of an input."""
+    leading = (value.shape[0] for value in graph.inputs if value.shape)
+    return next((axis.value for axis in leading if not isinstance(axis, int)), None)
 
 
 def _specs(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:

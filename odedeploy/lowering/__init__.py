@@ -27,13 +27,20 @@ FORMS: Mapping[str, str] = MappingProxyType(
 def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
     """A new model over ``ai.onnx`` that computes ``graph`` with its solves as ``plan`` says.
 
-    Inputs, outputs, their names and dynamic axes stay as they are, and so does ``graph``.
+    Inputs, outputs, their names and dynamic axes stay as they are, and so does ``graph``; the
+    plan's alarm is one more output.
     Raises UnknownName for a form that is not in ``FORMS``, BadInput for a plan of another model
-    and for a form other than unrolled when a vector field cannot be held as a function.
+    and for a form other than unrolled when a vector field cannot be held as a function or the plan
+    has an alarm.
     """
     if form not in FORMS:
         raise UnknownName("form", form, FORMS)
     check_form(graph, form)
+    if plan.alarm is not None and form != "unrolled":
+        raise BadInput(
+            f"An alarm watches a fixed number of evaluations, which the form {form!r} has not; "
+            "write the unrolled form, or leave out --alarm."
+        )
     if graph.trace is not None:
         return graph.trace(plan)
     module, _, function = FORMS[form].partition(":")

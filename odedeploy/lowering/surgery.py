@@ -34,8 +34,12 @@ Write = Callable[[Solve, Writer], Sequence[ir.Value]]
 """Writes a solve; one trajectory of shape (times, *state) per state tensor."""
 
 
-def rewritten(graph: OdeGraph, write: Write) -> ir.Model:
+def rewritten(
+    graph: OdeGraph, write: Write, finish: Callable[[Writer], None] | None = None
+) -> ir.Model:
     """A copy of the graph's model in which ``write`` stands in place of its solves.
+
+    ``finish`` may write more after the last of them.
 
     Raises BadInput when a solve of the graph is not in its model, on which a plan would have no
     effect.
@@ -60,6 +64,8 @@ def rewritten(graph: OdeGraph, write: Write) -> ir.Model:
             old.replace_all_uses_with(new, replace_graph_outputs=True)
         writer.insert_before(node)
         model.graph.remove(node, safe=True)
+    if finish is not None:
+        finish(writer)
     for key in [key for key in model.functions if key[0] == FIELD_DOMAIN]:
         del model.functions[key]
     for domain in (SOLVE_DOMAIN, FIELD_DOMAIN):

@@ -77,6 +77,11 @@ class Writer:
         self.graph.insert_before(node, self.nodes)
         self.nodes = []
 
+    def append(self) -> None:
+        """Put the collected nodes at the end of the graph and start over."""
+        self.graph.extend(self.nodes)
+        self.nodes = []
+
     def fresh(self, name: str) -> str:
         """``name``, with a number behind it when it is taken."""
         chosen, n = name, 0

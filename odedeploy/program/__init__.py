@@ -1,5 +1,7 @@
 """A plan as data, its construction from method × grid, and its NumPy definition."""
 
+from odedeploy.program.alarm import Alarm as Alarm
+from odedeploy.program.alarm import Residual as Residual
 from odedeploy.program.build import build as build
 from odedeploy.program.build import solve_plan as solve_plan
 from odedeploy.program.build import write as write

@@ -14,6 +14,7 @@ from typing import Any
 
 from odedeploy.errors import BadInput
 from odedeploy.grid import Grid
+from odedeploy.program.alarm import Alarm
 from odedeploy.program.constants import Constants
 
 
@@ -100,9 +101,13 @@ class SolvePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """One SolvePlan per solve of the model, in the order of the model's calls."""
+    """One SolvePlan per solve of the model, in the order of the model's calls.
+
+    ``alarm`` is an output that is made of the slopes of these solves, beside the model's own.
+    """
 
     solves: tuple[SolvePlan, ...]
+    alarm: Alarm | None = None
 
     @property
     def evaluations(self) -> int:
@@ -117,13 +122,17 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers; ``from_json`` gives the same plan back, bit for bit."""
-        return {"solves": [_solve_to_json(solve) for solve in self.solves]}
+        alarm = {} if self.alarm is None else {"alarm": self.alarm.to_json()}
+        return {"solves": [_solve_to_json(solve) for solve in self.solves], **alarm}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
         """Raises BadInput for anything that ``to_json`` did not write."""
         try:
-            return cls(tuple(_solve_from_json(solve) for solve in data["solves"]))
+            return cls(
+                tuple(_solve_from_json(solve) for solve in data["solves"]),
+                Alarm.from_json(data["alarm"]) if "alarm" in data else None,
+            )
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadInput(
                 f"This is not a plan's JSON: {error!r}; give what export wrote."

@@ -3,8 +3,10 @@
 from odedeploy.runtime.metadata import GOLDEN as GOLDEN
 from odedeploy.runtime.metadata import GRAPH as GRAPH
 from odedeploy.runtime.metadata import MANIFEST as MANIFEST
+from odedeploy.runtime.metadata import MONITOR_FLOOR as MONITOR_FLOOR
 from odedeploy.runtime.metadata import Golden as Golden
 from odedeploy.runtime.metadata import GoldenCheck as GoldenCheck
+from odedeploy.runtime.metadata import alarm_output as alarm_output
 from odedeploy.runtime.metadata import check_golden as check_golden
 from odedeploy.runtime.metadata import read_golden as read_golden
 from odedeploy.runtime.metadata import read_manifest as read_manifest

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,14 +15,19 @@ from odedeploy.errors import BadInput
 from odedeploy.manifest import Manifest, TensorSpec
 from odedeploy.runtime.arrays import pack_arrays, unpack_arrays
 from odedeploy.runtime.signature import Arrays, batch_first, batch_symbol
-from odedeploy.tolerance import worst_error
+from odedeploy.tolerance import floor_of, worst_error
 
 MANIFEST = "odedeploy.manifest"
 """JSON of the Manifest, without ``bytes`` and ``sha256``, which a file cannot say of itself."""
 GRAPH = "odedeploy.graph"
 """The ODE graph's structure, as text."""
 GOLDEN = "odedeploy.golden"
-"""Base64 of an .npz: ``in.<name>``, ``out.<name>`` and ``tolerance``."""
+"""Base64 of an .npz: ``in.<name>``, ``out.<name>``, ``tolerance`` and, of an alarm,
+``floor.<name>``."""
+
+MONITOR_FLOOR = 100.0
+"""Least denominator of the relative error of an alarm, whose threshold is 1: it is made of
+differences of slopes, which magnify round-off."""
 
 
 class Runs(Protocol):
@@ -41,17 +46,20 @@ class Runs(Protocol):
 class Golden:
     """Inputs with the outputs that the artefact gave where it was exported.
 
-    ``tolerance`` is the largest relative error of an input that another machine may show.
+    ``tolerance`` is the largest relative error of an input that another machine may show, and
+    ``floors`` are the least denominators of outputs that have one of their own.
     """
 
     inputs: Arrays
     outputs: Arrays
     tolerance: float
+    floors: Mapping[str, float] = field(default_factory=dict)
 
     def pack(self) -> str:
         """The text under ``GOLDEN``."""
         arrays: dict[str, np.ndarray] = {f"in.{name}": array for name, array in self.inputs.items()}
         arrays |= {f"out.{name}": array for name, array in self.outputs.items()}
+        arrays |= {f"floor.{name}": np.asarray(floor) for name, floor in self.floors.items()}
         packed = pack_arrays({"tolerance": np.asarray(self.tolerance), **arrays})
         return base64.b64encode(packed).decode("ascii")
 
@@ -63,6 +71,10 @@ class Golden:
             if not isinstance(arrays, dict):
                 raise ValueError("one array without a name")
             tolerance = float(arrays.pop("tolerance"))
+            floors = {
+                name.removeprefix("floor."): float(array)
+                for name, array in arrays.items() if name.startswith("floor.")
+            }  # fmt: skip
         except (ValueError, TypeError, KeyError) as error:
             raise BadInput(
                 f"The golden inputs in the file are damaged ({error}); export it again."
@@ -71,7 +83,7 @@ class Golden:
             {n.removeprefix(side): a for n, a in arrays.items() if n.startswith(side)}
             for side in ("in.", "out.")
         )
-        return cls(inputs, outputs, tolerance)
+        return cls(inputs, outputs, tolerance, floors)
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,13 @@ def read_manifest(metadata: Mapping[str, str]) -> Manifest | None:
     return Manifest.from_json(data)
 
 
+def alarm_output(metadata: Mapping[str, str]) -> str | None:
+    """The name of the alarm among the outputs; None for a file without one."""
+    manifest = read_manifest(metadata)
+    alarm = None if manifest is None else manifest.extra.get("alarm")
+    return None if alarm is None else str(alarm["output"])
+
+
 def read_golden(metadata: Mapping[str, str]) -> Golden | None:
     """None when there are none; raises BadInput when they are damaged."""
     text = metadata.get(GOLDEN)
@@ -122,4 +141,5 @@ def check_golden(runner: Runs) -> GoldenCheck:
         batch_first(outputs, runner.outputs, symbol)
         for outputs in (runner.run(golden.inputs), golden.outputs)
     )
-    return GoldenCheck(worst_error(given, expected), golden.tolerance)
+    floors = {name: golden.floors.get(name, floor_of(a)) for name, a in expected.items()}
+    return GoldenCheck(worst_error(given, expected, floors), golden.tolerance)

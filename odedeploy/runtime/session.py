@@ -15,7 +15,7 @@ import numpy as np
 from odedeploy.errors import BadInput, Crashed, UnknownName, Unusable
 from odedeploy.manifest import Manifest, TensorSpec
 from odedeploy.runtime.container import check_container
-from odedeploy.runtime.metadata import Golden, read_golden, read_manifest
+from odedeploy.runtime.metadata import Golden, alarm_output, read_golden, read_manifest
 from odedeploy.runtime.options import check_options, warn_of_steps
 from odedeploy.runtime.signature import UNNAMED, check_inputs
 
@@ -54,6 +54,11 @@ class Model:
     def golden(self) -> Golden | None:
         """Inputs with their outputs on the machine of the export, or None."""
         return read_golden(self.metadata)
+
+    @cached_property
+    def alarm(self) -> str | None:
+        """The output (batch,) that is above 1 where a solve goes unlike its calibration, or None."""
+        return alarm_output(self.metadata)
 
     @property
     def providers(self) -> tuple[str, ...]:
