@@ -20,6 +20,7 @@ FORMS: Mapping[str, str] = MappingProxyType(
     {
         "unrolled": "odedeploy.lowering.unrolled:unroll",
         "loop": "odedeploy.lowering.loop:loop",
+        "adaptive": "odedeploy.lowering.adaptive:adaptive",
     }
 )
 
