@@ -81,7 +81,7 @@ def find(name: str) -> Format:
 
 
 def check_form(name: str, form: str) -> None:
-    """Raises UnknownName for a format that there is not, BadInput for a form that it cannot hold."""
+    """Raises UnknownName for an unknown format, BadInput for a form that it cannot hold."""
     held = find(name).forms
     if form not in held:
         raise BadInput(

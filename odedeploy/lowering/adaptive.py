@@ -21,7 +21,6 @@ from odedeploy.graph import OdeGraph
 from odedeploy.lowering import unrolled
 from odedeploy.lowering.combination import Combinations
 from odedeploy.lowering.control import Clock, first_step
-from odedeploy.lowering.expression import Expression
 from odedeploy.lowering.field import FieldCopies
 from odedeploy.lowering.surgery import (
     Solve,
@@ -148,7 +147,8 @@ class _Solve:
         spent = self._input("spent", ir.DataType.INT64, [])
         done = self._input("done", ir.DataType.BOOL, [])
         states, slopes = self._like_states("x"), self._like_states("slope")
-        first, proposed_now, spent_now = self._started(iteration, time, proposed, spent, states, slopes)
+        begun = self._started(iteration, time, proposed, spent, states, slopes)
+        first, proposed_now, spent_now = begun
         step, last = clock.step(time, proposed_now)
         stages, after = self._stages(time, step, states, first)
         ratio = self._ratio(stages, states, after, step)
@@ -251,7 +251,8 @@ class _Solve:
             name=inner.fresh(f"{self.name}/If"),
         )
         for output, like in zip(node.outputs, (*slopes, proposed, spent), strict=True):
-            output.name, output.type, output.shape = inner.fresh(f"{like.name}_now"), like.type, like.shape
+            output.name = inner.fresh(f"{like.name}_now")
+            output.type, output.shape = like.type, like.shape
         inner.nodes.append(node)
         *found_slopes, step, count = node.outputs
         return tuple(found_slopes), step, count

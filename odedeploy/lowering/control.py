@@ -39,20 +39,13 @@ class Clock:
     def node(self, op_type: str, *inputs: ir.Value) -> ir.Value:
         return self.writer.node(op_type, inputs, op_type.lower())
 
-    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        if dtype == ir.DataType.DOUBLE:
+    def cast(
+        self, value: ir.Value, to: ir.DataType, given: ir.DataType = ir.DataType.DOUBLE
+    ) -> ir.Value:
+        """``value``, which is of dtype ``given``, in ``to``."""
+        if to == given:
             return value
-        return self.writer.node("Cast", [value], "cast", attributes={"to": int(dtype)})
-
-    def double(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """``value`` of ``dtype`` in float64."""
-        if dtype == ir.DataType.DOUBLE:
-            return value
-        return self.cast_to_double(value)
-
-    def cast_to_double(self, value: ir.Value) -> ir.Value:
-        to = {"to": int(ir.DataType.DOUBLE)}
-        return self.writer.node("Cast", [value], "wide", attributes=to)
+        return self.writer.node("Cast", [value], "cast", attributes={"to": int(to)})
 
     def rounded(self, time: ir.Value) -> ir.Value:
         """A time as the vector field takes it."""
@@ -92,7 +85,7 @@ class Clock:
     def goes_on(
         self, step: ir.Value, ended: ir.Value, spent: ir.Value, cost: ir.Value, most: ir.Value
     ) -> ir.Value:
-        """Whether another step is wanted, possible and affordable; a step of NaN is not possible."""
+        """Whether another step is wanted, possible and affordable; one of NaN is not possible."""
         possible = self.node("Greater", step, self.number(self.least))
         affordable = self.node("LessOrEqual", self.node("Add", spent, cost), most)
         return self.node("And", self.node("Not", ended), self.node("And", possible, affordable))
@@ -115,18 +108,15 @@ class Clock:
         """atol + rtol · max |x|, elementwise."""
         sizes = [self.node("Abs", x) for x in states]
         size = sizes[0] if len(sizes) == 1 else self.node("Max", *sizes)
-        rtol, atol = self._in(rtol, dtype), self._in(atol, dtype)
+        rtol, atol = (self.cast(v, dtype, v.dtype or dtype) for v in (rtol, atol))
         return self.node("Add", self.node("Mul", size, rtol), atol)
-
-    def _in(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        return value if value.dtype == dtype else self.cast(value, dtype)
 
     def norm(self, x: ir.Value, scale: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Root mean square of ``x`` / ``scale``, 0-d float64."""
         ratio = self.node("Div", x, scale)
         square = self.node("Mul", ratio, ratio)
         mean = self.writer.node("ReduceMean", [square], "mean", attributes={"keepdims": 0})
-        return self.double(self.node("Sqrt", mean), dtype)
+        return self.cast(self.node("Sqrt", mean), ir.DataType.DOUBLE, dtype)
 
     def largest(self, norms: Sequence[ir.Value]) -> ir.Value:
         """The largest of ``norms``; NaN when any is."""
@@ -206,7 +196,8 @@ def first_step(
     for x, y in zip(states, moved, strict=True):
         y.type, y.shape = x.type, x.shape
     second = evaluate(clock.after(time, trial, 1.0), moved)
-    bend = (real(norm([node("Sub", b, a) for a, b in zip(first, second, strict=True)])) / real(trial)).value
+    turned = [node("Sub", b, a) for a, b in zip(first, second, strict=True)]
+    bend = (real(norm(turned)) / real(trial)).value
     still = node("And", *(node("LessOrEqual", v, number(1e-15)) for v in (speed, bend)))
     slow = node("Max", number(1e-6), (real(trial) * 1e-3).value)
     quick = node("Pow", (0.01 / real(node("Max", speed, bend))).value, number(1.0 / (order + 1)))
