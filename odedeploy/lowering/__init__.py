@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import MappingProxyType
+from typing import Any
 
 import onnx_ir as ir
 
@@ -20,15 +21,17 @@ FORMS: Mapping[str, str] = MappingProxyType(
     {
         "unrolled": "odedeploy.lowering.unrolled:unroll",
         "loop": "odedeploy.lowering.loop:loop",
+        "adaptive": "odedeploy.lowering.adaptive:adaptive",
     }
 )
 
 
-def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
+def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled", **options: Any) -> ir.Model:
     """A new model over ``ai.onnx`` that computes ``graph`` with its solves as ``plan`` says.
 
     Inputs, outputs, their names and dynamic axes stay as they are, and so does ``graph``; the
-    plan's alarm is one more output.
+    plan's alarm is one more output. A form may add inputs that have defaults, and outputs.
+    ``options`` are those of the form: ``control`` of the adaptive one.
     Raises UnknownName for a form that is not in ``FORMS``, BadInput for a plan of another model
     and for a form other than unrolled when a vector field cannot be held as a function or the plan
     has an alarm.
@@ -44,8 +47,8 @@ def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
     if graph.trace is not None:
         return graph.trace(plan)
     module, _, function = FORMS[form].partition(":")
-    write: Callable[[OdeGraph, Plan], ir.Model] = getattr(import_module(module), function)
-    return write(graph, plan)
+    write: Callable[..., ir.Model] = getattr(import_module(module), function)
+    return write(graph, plan, **options)
 
 
 def check_form(graph: OdeGraph, form: str) -> None:

@@ -59,6 +59,9 @@ class Expression:
     def __rmul__(self, other: float) -> Expression:
         return self * other
 
+    def __rtruediv__(self, other: float) -> Expression:
+        return self._lifted(other) / self
+
     def _is(self, number: float) -> bool:
         """Whether this is the 0-d constant ``number``; one of more axes may widen a result."""
         array = self._value

@@ -57,6 +57,7 @@ class FieldCopies:
         self._function = function
         self._writer = body or writer
         self._name = name
+        self.context = context
         self._time, *rest = function.inputs
         self._states = rest[: len(initial)]
         self._shaped = [v.shape for v in self._states] == [v.shape for v in initial]

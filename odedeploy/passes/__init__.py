@@ -53,13 +53,17 @@ def clean(model: ir.Model) -> ir.Model:
 
     The body of a loop holds the weights that it alone reads, and is then cleaned like a model.
     """
-    _run(model)
-    sink.run(model)
-    for body in model.graph.subgraphs():
-        with _standing_alone(body, model.graph.opset_imports):
-            _run(ir.Model(body, ir_version=model.ir_version))
+    _clean(model)
     _name_apart(model)
     return model
+
+
+def _clean(model: ir.Model) -> None:
+    _run(model)
+    sink.run(model)
+    for body in sink.bodies(model.graph):
+        with _standing_alone(body, model.graph.opset_imports):
+            _clean(ir.Model(body, ir_version=model.ir_version))
 
 
 def _run(model: ir.Model) -> None:

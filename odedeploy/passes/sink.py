@@ -15,27 +15,47 @@ SMALL = 1024
 def run(model: ir.Model) -> bool:
     """Move every initializer that one body alone reads into it, and copy small ones to all bodies.
 
-    Large ones with several readers stay where they are, stored once. Leaves values bit for bit.
+    A body reads what it or a graph inside it reads. Large ones with several readers stay where
+    they are, stored once. Leaves values bit for bit.
     """
+    owners = _owners(model.graph)
     moved = False
     for value in list(model.graph.initializers.values()):
-        bodies = {use.node.graph for use in value.uses()} - {model.graph}
+        readers = {owners.get(id(use.node.graph)) for use in value.uses()}
+        bodies = [body for body in readers if body is not None]
         if value.is_graph_input() or value.const_value is None or not bodies:
             continue
-        outside = any(use.node.graph is model.graph for use in value.uses())
-        elsewhere = outside or value.is_graph_output()
+        elsewhere = value.is_graph_output() or None in readers
         if value.const_value.size > SMALL and (elsewhere or len(bodies) > 1):
             continue
         for body in bodies:
-            if isinstance(body, ir.Graph):
-                _copy(value, body)
-                moved = True
+            _copy(value, body, owners)
+            moved = True
         if not elsewhere:
             del model.graph.initializers[value.name or ""]
     return moved
 
 
-def _copy(value: ir.Value, body: ir.Graph) -> None:
+def bodies(graph: ir.Graph) -> list[ir.Graph]:
+    """The graphs that the nodes of ``graph`` hold, without those inside them."""
+    found = []
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                found.append(attribute.as_graph())
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                found += attribute.as_graphs()
+    return found
+
+
+def _owners(graph: ir.Graph) -> dict[int, ir.Graph]:
+    """By the identity of a graph, the body of ``graph`` that is it or holds it."""
+    return {
+        id(inner): body for body in bodies(graph) for inner in (body, *body.subgraphs())
+    }
+
+
+def _copy(value: ir.Value, body: ir.Graph, owners: dict[int, ir.Graph]) -> None:
     """Let ``body`` read an initializer of its own."""
     own = ir.Value(
         name=f"{body.name}.{value.name}",
@@ -45,5 +65,5 @@ def _copy(value: ir.Value, body: ir.Graph) -> None:
     )
     body.register_initializer(own)
     for node, place in list(value.uses()):
-        if node.graph is body:
+        if owners.get(id(node.graph)) is body:
             node.replace_input_with(place, own)
