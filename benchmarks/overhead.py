@@ -187,9 +187,9 @@ def rows_of(name: str, folder: Path, rounds: int, solvers: bool) -> list[dict[st
                 "over_floor": ratio(found[case], nfe * found["field"] + found["rest"]),
             }  # fmt: skip
             if not solvers:
-                least = found["peak"] * operations(made["artefact"], batch) / flops
+                least = found["peak"].min() * operations(made["artefact"], batch) / flops
                 row["plain_over_artefact"] = ratio(found["plain"], found["artefact"])
-                row["floor_share"] = ratio(least, found["artefact"])
+                row["floor_share"] = round(float(least / found["artefact"].min()), 3)
             rows.append(row)
             print(json.dumps(row), flush=True)
     return rows

@@ -204,11 +204,9 @@ class _Race:
     def _ratio(self, planned: Planned) -> float:
         """Latency of ``planned`` over that of fp32, one input at a time, on the target."""
         with tempfile.TemporaryDirectory(prefix="odedeploy-") as folder:
-            runners = [
-                self._opened(each, Path(folder) / f"{i}.onnx")
-                for i, each in enumerate((planned, self._whole))
-            ]
-            return latency_ratio(*runners, self._single)
+            low = self._opened(planned, Path(folder) / "low.onnx")
+            whole = self._opened(self._whole, Path(folder) / "whole.onnx")
+            return latency_ratio(low, whole, self._single)
 
     def _opened(self, planned: Planned, path: Path) -> Runner:
         form = formats.find(planned.spec.format)

@@ -22,6 +22,7 @@ from odedeploy.passes import (
     constants,
     dead,
     fold_time,
+    names,
     noop,
     offsets,
     shapes,
@@ -585,3 +586,16 @@ def test_a_constant_per_channel_is_spread_where_its_channels_are_small() -> None
         return outs
 
     assert apply(spread, model_of(build))["Expand"] == 3
+
+
+def test_names_inside_take_no_room_and_those_outside_stay() -> None:
+    def build(m: Builder, x: ir.Value) -> Sequence[ir.Value]:
+        a = m.op("Tanh", x, name="a" * 500, shape=["batch", 3])
+        b = m.op("Add", a, m.weight("0", np.ones(3)), name="b" * 500, shape=["batch", 3])
+        return [m.op("Sin", b, name="y", shape=["batch", 3]), b]
+
+    model = model_of(build)
+    apply(names, model)
+    assert set(model.graph.initializers) == {"0"}
+    assert len(ir.to_proto(model).SerializeToString()) < 500
+    assert not names.run(model)

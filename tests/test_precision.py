@@ -21,6 +21,7 @@ from odedeploy.evaluator import OnnxEvaluator
 from odedeploy.graph import OdeGraph
 from odedeploy.grid import Grid
 from odedeploy.lowering import lower
+from odedeploy.lowering.field import FIELD
 from odedeploy.passes import clean
 from odedeploy.passes.rewiring import constant
 from odedeploy.precision import PRECISIONS
@@ -81,7 +82,8 @@ def test_int8_holds_every_weight_of_the_field_once_and_leaves_the_solver_alone(n
     for op_type in operators:
         count = [sum(n.op_type == op_type for n in model.graph) for model in (single, small)]
         assert count[0] == count[1]
-    solver = [n for n in small.graph if n.op_type in operators and "solve0.x" in n.outputs[0].name]
+    solver = [n for n in small.graph if n.op_type in operators and FIELD not in n.meta]
+    assert solver
     for node in solver:
         assert all(v.producer() is None or "Quant" not in v.producer().op_type for v in node.inputs)
     stored = [v for v in small.graph.initializers.values() if v.dtype == ir.DataType.INT8]
@@ -94,10 +96,9 @@ def test_int8_holds_every_weight_of_the_field_once_and_leaves_the_solver_alone(n
 
 def test_fp16_keeps_the_state_in_fp32() -> None:
     _, half, _ = both("stem_and_head", "fp16")
-    states = [v for n in half.graph for v in n.outputs if v.name.startswith("solve0.x")]
-    assert states and {v.dtype for v in states} == {ir.DataType.FLOAT}
-    kinds = {n.op_type: n.outputs[0].dtype for n in half.graph}
-    assert kinds["Tanh"] == ir.DataType.FLOAT16
+    kinds = {(FIELD in n.meta, n.op_type): n.outputs[0].dtype for n in half.graph}
+    assert kinds[False, "Add"] == kinds[False, "Mul"] == ir.DataType.FLOAT
+    assert kinds[True, "Tanh"] == ir.DataType.FLOAT16
     names = [k for k, v in half.graph.initializers.items() if v.dtype == ir.DataType.FLOAT16]
     assert len(names) == 1
 

@@ -11,6 +11,7 @@ from odedeploy.passes import (
     constants,
     dead,
     fold_time,
+    names,
     noop,
     offsets,
     scales,
@@ -41,6 +42,7 @@ PASSES = (
     subexpressions,
     dead,
     shapes,
+    names,
     strip,
 )
 """In this order: a trajectory must be taken apart before what it kept alive can go, shapes must be

@@ -46,7 +46,7 @@ def run(model: ir.Model) -> bool:
 
 
 def _chain(rectifier: ir.Node, found: Rows) -> _Chain | None:
-    uses = rectifier.outputs[0].uses()
+    uses = list(rectifier.outputs[0].uses())
     if rectifier.domain or len(uses) != 1 or rectifier.outputs[0].is_graph_output():
         return None
     linear, place = uses[0]

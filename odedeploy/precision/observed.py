@@ -94,7 +94,12 @@ def observe(
     data = ir.to_proto(copy).SerializeToString()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     asked = {value.name for value in session.get_inputs()}
-    given = {name: np.asarray(a) for name, a in inputs.items() if name in asked}
+    dtypes = {v.name: v.dtype.numpy() for v in copy.graph.inputs if v.dtype is not None}
+    given = {
+        name: np.asarray(array).astype(dtypes[name], copy=False)
+        for name, array in inputs.items()
+        if name in asked
+    }
     results = session.run(None, given)
     seen = {
         value: Range(min(float(results[2 * i]), 0.0), max(float(results[2 * i + 1]), 0.0))
