@@ -5,7 +5,7 @@ tolerance swept, uniform RK4, the best classical method, non-uniform grids, lear
 solvers. Plans are found on fit and chosen on fit and validate; the errors in the table are those
 on the third split, which no choice has seen.
 
-    python benchmarks/planner.py [--model NAME]… [--seed N]… [--tol T]… [--rung NAME]…
+    python benchmarks/planner.py [--model NAME]… [--seed N]… [--tol T]… [--group NAME]…
 
 Every cell is a line of results/planner.jsonl, written when it is measured; a run that was stopped
 goes on where it was. planner_table.py makes the table and the plot of what is there.
@@ -17,7 +17,7 @@ import argparse
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ SWEEP = tuple(10 ** (-quarter / 4) for quarter in range(2, 29))
 
 Cell = list[dict[str, Any]]
 
+GROUPS: Mapping[str, Callable[..., Cell]] = {
+    "adaptive": adaptive, "classical": classical, "fitted": fitted,
+}  # fmt: skip
+"""What is measured at one tolerance of the adaptive solve, or at one number of evaluations."""
+
 
 class Book:
     """The cells that are measured: one JSON line for each rung of a cell, appended at once."""
@@ -53,15 +58,15 @@ class Book:
         lines = path.read_text().splitlines() if path.exists() else []
         self.lines = [json.loads(line) for line in lines]
 
-    def cell(self, case: Case, group: str, at: float, measure: Callable[[], Cell]) -> Cell:
-        """The lines of one cell, from the file or else by ``measure``."""
+    def cell(self, case: Case, group: str, at: float) -> Cell:
+        """The lines of one cell, from the file or else measured."""
         key = {"model": case.name, "weights": case.weights, "inputs": case.inputs,
                "seed": case.seed, "group": group, "at": at}  # fmt: skip
         known = [line for line in self.lines if key.items() <= line.items()]
         if known:
             return known
         began = time.monotonic()
-        found = measure() or [{"rung": None}]
+        found = GROUPS[group](case, at) or [{"rung": None}]
         seconds = round(time.monotonic() - began, 1)
         new = [key | line | {"seconds": seconds} for line in found]
         self.path.parent.mkdir(exist_ok=True)
@@ -85,44 +90,33 @@ def fewest(points: Sequence[Any], passes: Callable[[Any], bool]) -> int:
     return low
 
 
-def measure(book: Book, case: Case, tols: Sequence[float], rungs: Sequence[str]) -> None:
+def measure(book: Book, case: Case, tols: Sequence[float], groups: Sequence[str]) -> None:
     """Every cell of one model and seed that the table needs."""
     strict = min(tols)
-    if "adaptive" in rungs:
-        def within(setting: float, tol: float) -> bool:
-            cell = book.cell(case, "adaptive", setting, lambda: adaptive(case, setting))
-            return _error(cell) <= tol
-
+    if "adaptive" in groups:
         for tol in tols:
-            fewest(SWEEP, lambda setting, tol=tol: within(setting, tol))
-    if "classical" in rungs:
+            fewest(SWEEP, lambda at, tol=tol: _error(book.cell(case, "adaptive", at)) <= tol)
+    if "classical" in groups:
         for n in COUNTS:
-            cell = book.cell(case, "classical", n, lambda n=n: classical(case, n))
+            cell = book.cell(case, "classical", n)
             if n >= max(EQUAL) and _error(cell) <= strict and _uniform(book, case, strict):
                 break
-    if "fitted" in rungs:
-        for n in EQUAL:
-            book.cell(case, "fitted", n, lambda n=n: fitted(case, n))
+    if "fitted" in groups:
+        found = {line["rung"] for n in EQUAL for line in book.cell(case, "fitted", n)}
         for tol in tols:
             few = _below_classical(book, case, tol)
-            for rung in _rungs(book, case) & {"learned", "distilled"}:
-                fewest(few, lambda n, tol=tol, rung=rung: _error(
-                    book.cell(case, "fitted", n, lambda: fitted(case, n)), rung) <= tol)  # fmt: skip
+            for rung in found & {"learned", "distilled"}:
+                fewest(few, lambda n, tol=tol, rung=rung:
+                       _error(book.cell(case, "fitted", n), rung) <= tol)  # fmt: skip
 
 
 def _below_classical(book: Book, case: Case, tol: float) -> list[int]:
     """Evaluations at which a fitted plan would pay: fewer than the best classical plan's."""
     few = [n for n in COUNTS if FEWEST <= n <= MOST]
     for place, n in enumerate(few):
-        if _error(book.cell(case, "classical", n, lambda n=n: classical(case, n))) <= tol:
+        if _error(book.cell(case, "classical", n)) <= tol:
             return few[:place]
     return few
-
-
-def _rungs(book: Book, case: Case) -> set[str]:
-    """The rungs that fitted cells of this model have."""
-    own = (line for line in book.lines if line["model"] == case.name)
-    return {line["rung"] for line in own if line["group"] == "fitted"}
 
 
 def _error(cell: Cell, rung: str | None = None) -> float:
@@ -150,19 +144,19 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=list(CASES))
     parser.add_argument("--seed", action="append", type=int)
     parser.add_argument("--tol", action="append", type=float, help="default: 1e-1, 1e-2, 1e-3")
-    parser.add_argument("--rung", action="append", choices=["adaptive", "classical", "fitted"])
+    parser.add_argument("--group", action="append", choices=list(GROUPS))
     parser.add_argument("--inputs", type=int, default=1024, help="inputs of every model")
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    rungs = arguments.rung or ["adaptive", "classical", "fitted"]
-    if importlib.util.find_spec("odedeploy.search.improvement") is None and "fitted" in rungs:
-        rungs.remove("fitted")
+    groups = list(arguments.group or GROUPS)
+    if importlib.util.find_spec("odedeploy.search.improvement") is None and "fitted" in groups:
+        groups.remove("fitted")
         print("This odedeploy has no fitted solvers; their columns stay empty.")
     book = Book(arguments.results)
     for seed in arguments.seed or (0, 1, 2):
         for name in arguments.model or CASES:
             case = open_case(name, seed, arguments.inputs, min(TOLS))
-            measure(book, case, arguments.tol or TOLS, rungs)
+            measure(book, case, arguments.tol or TOLS, groups)
     planner_table.write(book.lines, arguments.results)
 
 

@@ -56,8 +56,8 @@ def summarise(lines: Sequence[Line]) -> dict[str, Any]:
     needs, equal = [], []
     for model in models:
         latest = [line for line in lines if line["model"] == model][-1]
-        same = [x for x in lines if x["model"] == model
-                and (x["weights"], x["inputs"]) == (latest["weights"], latest["inputs"])]  # fmt: skip
+        key = {name: latest[name] for name in ("model", "weights", "inputs")}
+        same = [line for line in lines if key.items() <= line.items()]
         seeds = sorted({line["seed"] for line in same})
         curves = {
             (name, seed): column((x for x in same if x["seed"] == seed), name)

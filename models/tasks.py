@@ -70,10 +70,10 @@ class Task:
     """What is trained, and all that the loop does not know about it.
 
     ``model`` makes an untrained module, with weights drawn from torch's global generator; it is a
-    ``Solving`` one when the recipe has tolerances. ``batch`` takes the rows (n,) of ``size`` training examples and a generator for
-    their augmentation. ``loss`` gives a batch's scalar loss and its metrics. ``held_out`` and
-    ``test`` measure a trained module; ``test`` is empty without test data. ``data`` describes the
-    data set for the model card.
+    ``Solving`` one when the recipe has tolerances. ``batch`` takes the rows (n,) of ``size``
+    training examples and a generator for what is random in them. ``loss`` gives a batch's scalar
+    loss and its metrics. ``held_out`` and ``test`` measure a trained module; ``test`` is empty
+    without test data. ``data`` describes the data set for the model card.
     """
 
     name: str

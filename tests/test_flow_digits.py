@@ -1,4 +1,4 @@
-"""``flow-digits``: its coupling, its loss, its field, its samples in onnxruntime, and their judge."""
+"""``flow-digits``: coupling, loss, field, samples in onnxruntime, and their judge."""
 
 from __future__ import annotations
 
