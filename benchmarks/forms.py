@@ -25,6 +25,7 @@ from odedeploy.graph import OdeGraph
 from odedeploy.grid import Grid
 from odedeploy.lowering import lower
 from odedeploy.lowering.adaptive import Control
+from odedeploy.lowering.adaptive import adaptive as written_adaptive
 from odedeploy.passes import clean
 from odedeploy.program import Plan, solve_plan
 from odedeploy.solvers import find
@@ -96,7 +97,7 @@ def adaptive(
 ) -> dict[str, object]:
     """The adaptive form beside torchdiffeq at the same tolerance, and the spread of its cost."""
     control = Control(TOLERANCE)
-    data = ir.to_proto(clean(lower(graph, Plan(()), "adaptive", control=control)))
+    data = ir.to_proto(clean(written_adaptive(graph, Plan(()), control)))
     made = session(data.SerializeToString())
     torch.set_num_threads(1)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
 
 import onnx_ir as ir
 
@@ -21,12 +20,11 @@ FORMS: Mapping[str, str] = MappingProxyType(
     {
         "unrolled": "odedeploy.lowering.unrolled:unroll",
         "loop": "odedeploy.lowering.loop:loop",
-        "adaptive": "odedeploy.lowering.adaptive:adaptive",
     }
 )
 
 
-def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled", **options: Any) -> ir.Model:
+def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
     """A new model over ``ai.onnx`` that computes ``graph`` with its solves as ``plan`` says.
 
     Inputs, outputs, their names and dynamic axes stay as they are, and so does ``graph``; the
@@ -47,8 +45,8 @@ def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled", **options: Any) -
     if graph.trace is not None:
         return graph.trace(plan)
     module, _, function = FORMS[form].partition(":")
-    write: Callable[..., ir.Model] = getattr(import_module(module), function)
-    return write(graph, plan, **options)
+    write: Callable[[OdeGraph, Plan], ir.Model] = getattr(import_module(module), function)
+    return write(graph, plan)
 
 
 def check_form(graph: OdeGraph, form: str) -> None:
