@@ -233,7 +233,7 @@ def states(rows: int, seed: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def spring(tmp_path_factory: pytest.TempPathFactory) -> tuple[OdeGraph, Path, Manifest]:
     graph = odedeploy.capture(Spring(), states(900, 0))
-    spec = ExportSpec(tol=1e-2, alarm=True)
+    spec = ExportSpec(tol=1e-2, solver="classical", alarm=True)
     planned = odedeploy.plan(graph, states(900, 0), spec=spec)
     path = tmp_path_factory.mktemp("spring") / "spring.onnx"
     return graph, path, odedeploy.export(graph, planned, path)
