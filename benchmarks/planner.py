@@ -14,7 +14,6 @@ goes on where it was. planner_table.py makes the table and the plot of what is t
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -149,9 +148,6 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     groups = list(arguments.group or GROUPS)
-    if importlib.util.find_spec("odedeploy.search.improvement") is None and "fitted" in groups:
-        groups.remove("fitted")
-        print("This odedeploy has no fitted solvers; their columns stay empty.")
     book = Book(arguments.results)
     for seed in arguments.seed or (0, 1, 2):
         for name in arguments.model or CASES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,18 @@ from odedeploy import api, metrics, models
 from odedeploy.frontends import live
 from odedeploy.frontends.evaluation import TorchEvaluator
 from odedeploy.graph import Inputs, Outcome, Site
-from odedeploy.reference import Reference, solve, take
+from odedeploy.reference import Reference, silent, solve, take
 from odedeploy.search import Splits, split
+from odedeploy.search.layout import Layout
+from odedeploy.search.planning import _Search
+from odedeploy.search.study import Study
 from odedeploy.spec import ExportSpec
 
 CACHE = Path("runs") / "planner"
 """Reference solves, which all seeds of a model share."""
+
+UNHURRIED = 1e6
+"""Seconds of a search: its fits end by themselves, however busy the machine."""
 
 CASES: Mapping[str, Callable[[], tuple[nn.Module, Inputs]]] = {
     "mnist-odenet": lambda: models.build("mnist-odenet"),
@@ -46,6 +53,17 @@ class Case:
     splits: Splits
     reference: Reference
 
+    @cached_property
+    def study(self) -> Study:
+        """What the search measures by. The clock does not end a fit."""
+        return Study(self.evaluator, Layout.even(self.sites), self.spec, self.splits,
+                     self.reference, silent)  # fmt: skip
+
+    @cached_property
+    def search(self) -> _Search:
+        """The product's own search, asked for one number of evaluations at a time."""
+        return _Search(self.study, None)
+
 
 def open_case(name: str, seed: int, count: int, tol: float) -> Case:
     """The case, its reference solved for ``tol`` or read from ``CACHE``."""
@@ -55,7 +73,7 @@ def open_case(name: str, seed: int, count: int, tol: float) -> Case:
     evaluator = live(graph)
     weights = _digest(model)
     whole = _reference(evaluator, graph.sites, inputs, tol, f"{name}-{weights}-{count}-{tol:g}")
-    spec = ExportSpec(tol=tol, samples=count, seed=seed)
+    spec = ExportSpec(tol=tol, samples=count, seed=seed, budget=UNHURRIED, allow_distilled=True)
     order = split({"row": np.arange(count)}, spec).inputs["row"]
     outcome = Outcome(
         {key: array[order] for key, array in whole.outcome.outputs.items()},

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from planner_cases import Case
 
-from odedeploy.program import Plan
-from odedeploy.reference import silent, take
-from odedeploy.search.layout import Layout
-from odedeploy.search.measure import errors_of, quantile, rank
-from odedeploy.search.splits import Fit
-from odedeploy.solvers import LADDER, find
-
-SCREEN = 64
-"""Inputs of fit on which classical methods are compared first."""
+from odedeploy.errors import BadInput
+from odedeploy.search.measure import errors_of, quantile
+from odedeploy.search.study import CLASSICAL, Rung
 
 FINALISTS = 2
-"""Plans of a rung that are ranked on all of fit and validate."""
+"""Plans of a rung that are ranked on all of fit and validate, by their errors on some of fit."""
 
 UNIFORM = "rk4"
 
@@ -37,53 +30,29 @@ def adaptive(case: Case, setting: float) -> list[dict[str, Any]]:
 
 def classical(case: Case, n: int) -> list[dict[str, Any]]:
     """The best of the catalogue's methods in uniform steps with ``n`` evaluations, and RK4."""
-    layout = Layout.even(case.sites)
-    plans = [(name, layout.plan(find(name), n)) for name in LADDER]
-    exact = {name: plan for name, plan in plans if plan and plan.evaluations == n}
-    rows = np.arange(min(SCREEN, len(case.splits.fit)))
-    screen = Fit(case.splits.fit.rows[rows], take(case.splits.fit.inputs, rows))
-    seen = {
-        name: quantile(errors_of(case.evaluator, plan, screen, case.reference), case.spec.coverage)
-        for name, plan in exact.items()
-    }
-    best = sorted(seen, key=lambda name: seen[name])[:FINALISTS]
-    lines = [chosen(case, "classical", [(name, exact[name]) for name in best])] if best else []
-    if UNIFORM in exact:
-        lines.append(chosen(case, UNIFORM, [(UNIFORM, exact[UNIFORM])]))
-    return lines
+    with case.study.screening():
+        rungs = case.search.ladder.exactly(n)
+    lines = [chosen(case, CLASSICAL, rungs)] if rungs else []
+    uniform = [rung for rung in rungs if rung.solver == UNIFORM]
+    return lines + ([chosen(case, UNIFORM, uniform)] if uniform else [])
 
 
 def fitted(case: Case, n: int) -> list[dict[str, Any]]:
     """Grids, learned and distilled solvers with ``n`` evaluations, as the search finds them."""
-    from odedeploy.search.improvement import Improvement
-    from odedeploy.search.ladder import Ladder
-    from odedeploy.search.study import OutOfTime, Study
-
-    study = Study(case.evaluator, Layout.even(case.sites), case.spec, case.splits, case.reference,
-                  silent)  # fmt: skip
-    ladder = Ladder(study.layout, [find(name) for name in LADDER], study.error, study.target,
-                    silent)  # fmt: skip
-    improvement = Improvement(study, ladder, case.evaluator)
-    with study.screening(), suppress(OutOfTime):
-        improvement.exactly(n)
-    lines = []
-    for kind in dict.fromkeys(rung.kind for rung in improvement.rungs):
-        own = sorted((r for r in improvement.rungs if r.kind == kind), key=lambda r: r.error)
-        lines.append(chosen(case, kind, [(r.solver, r.plan) for r in own[:FINALISTS]]))
-    return lines
+    try:
+        rungs = case.search._exact(n)
+    except BadInput:  # no plan has n evaluations
+        return []
+    kinds = dict.fromkeys(rung.kind for rung in rungs if rung.kind != CLASSICAL)
+    return [chosen(case, kind, [r for r in rungs if r.kind == kind]) for kind in kinds]
 
 
-def chosen(case: Case, rung: str, plans: list[tuple[str, Plan]]) -> dict[str, Any]:
-    """The best of ``plans`` on fit and validate, and its errors on the third split."""
-    splits = case.splits
-    ranked = [
-        rank(case.evaluator, plan, solver, splits.fit, splits.validate, case.reference,
-             case.spec.coverage)
-        for solver, plan in plans
-    ]  # fmt: skip
-    best = min(ranked, key=lambda candidate: candidate.error)
-    errors = errors_of(case.evaluator, best.plan, splits.certify, case.reference)
-    return {"rung": rung, "solver": best.solver, "nfe": best.evaluations, "ranked": best.error,
+def chosen(case: Case, name: str, rungs: list[Rung]) -> dict[str, Any]:
+    """The best of ``rungs`` on fit and validate, and its errors on the third split."""
+    finalists = sorted(rungs, key=lambda rung: rung.error)[:FINALISTS]
+    best = min(case.study.rank(finalists), key=lambda candidate: candidate.error)
+    errors = errors_of(case.evaluator, best.plan, case.splits.certify, case.reference)
+    return {"rung": name, "solver": best.solver, "nfe": best.evaluations, "ranked": best.error,
             **summary(errors)}  # fmt: skip
 
 

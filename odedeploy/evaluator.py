@@ -28,8 +28,8 @@ Transform = Callable[[ir.Model, Plan], ir.Model]
 ROWS = 128
 """Inputs run at a time."""
 
-SESSIONS = 8
-"""Models kept loaded; a plan is usually run on several parts of the inputs in turn."""
+SESSIONS = 24
+"""Models kept loaded: a loop for every solver of the catalogue, and what is run in turn."""
 
 _STATE = "odedeploy.state."
 """Prefix of the extra outputs that carry final states."""
@@ -41,13 +41,19 @@ class OnnxEvaluator:
     Each plan is lowered to the unrolled form and given to ``transform``, if there is one: passes,
     or another precision. In float64 weights, states, times and constants of the graph are float64,
     ``transform`` is left out, and a plan of equal steps runs as a loop, one model for all of its
-    resolutions. onnxruntime uses ``threads`` threads, by default all cores.
+    resolutions; with ``loops`` that holds for float32, too, where a search asks for many plans.
+    onnxruntime uses ``threads`` threads, by default all cores.
     """
 
     def __init__(
-        self, graph: OdeGraph, transform: Transform | None = None, threads: int | None = None
+        self,
+        graph: OdeGraph,
+        transform: Transform | None = None,
+        threads: int | None = None,
+        loops: bool = False,
     ) -> None:
         self._graph, self._transform, self._threads = graph, transform, threads
+        self._loops = loops
         self._sessions: OrderedDict[Any, _Session] = OrderedDict()
         self._inputs = input_specs(graph.model)
         symbol = batch_symbol(self._inputs)
@@ -61,7 +67,7 @@ class OnnxEvaluator:
         missing, and for a float64 run of a graph that traces its plans.
         """
         steps = None
-        if precision == "float64":
+        if self._loops or precision == "float64":
             plan, steps = _coarsest(plan, self._graph)
         session = self._session(plan, precision, steps is not None)
         missing = [spec.name for spec in self._inputs if spec.name not in inputs]

@@ -44,7 +44,7 @@ def planned_again(
             plain, graph.sites, splits.inputs, metrics.of(spec), progress, splits.static
         )
     with watch("search"):
-        optimised = OnnxEvaluator(graph, lambda model, plan: clean(model))
+        optimised = OnnxEvaluator(graph, lambda model, plan: clean(model), loops=True)
         found = search(optimised, graph.sites, spec, splits, reference, progress)
     before = artefact.manifest
     notes = {"retargeted": {"file": path.name, "tol": None if before is None else before.tol}}

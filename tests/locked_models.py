@@ -60,4 +60,4 @@ def locked() -> tuple[Rings, Tensor]:
 
 
 def genuine() -> tuple[Rings, Tensor]:
-    return trained("rk4", 4)
+    return trained("rk4", 8)

@@ -171,7 +171,7 @@ def sparse_graph() -> Built:
         return odeint(field, y, unit())[-1]
 
     edges = torch.tensor([[0, 1, 2, 3, 4, 0, 0], [1, 2, 3, 4, 0, 2, 1]])
-    adjacency = torch.sparse_coo_tensor(edges, torch.rand(7), (5, 5))
+    adjacency = torch.sparse_coo_tensor(edges, torch.rand(7), (5, 5), check_invariants=True)
     return Model(forward, net=mlp(2, 2), adjacency=adjacency), rows(5, 2)
 
 

@@ -26,7 +26,6 @@ from odedeploy.cli import app
 from odedeploy.errors import BadInput
 from odedeploy.formats import FORMATS, find
 from odedeploy.frontends import capture, intercept, live
-from odedeploy.frontends.evaluation import plan_handler
 from odedeploy.graph import OdeGraph, delivered_specs, input_specs
 from odedeploy.grid import Grid
 from odedeploy.lowering import FORMS, lower
@@ -41,8 +40,10 @@ from odedeploy.verification import verify
 WATCHED = (
     "tuple_state", "three_tensors", "scalar_state", "augmented_image", "two_inputs",
     "batch_on_the_second_axis", "same_field_in_a_loop", "nonuniform_trajectory", "branch_on_time",
+    "times_as_an_input",
 )  # fmt: skip
-"""Patterns whose files are built here: every shape of state, several solves, and a traced field."""
+"""Patterns whose files are built here: every shape of state, several solves, a traced field, times
+that are an input."""
 
 Case = tuple[nn.Module, dict[str, np.ndarray], OdeGraph, Plan]
 
@@ -72,10 +73,10 @@ def case(name: str) -> Case:
 
 def defined(name: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """The alarm by its definition in NumPy, on the slopes of the plan in PyTorch."""
-    model, _, _, plan = case(name)
+    model, _, graph, plan = case(name)
     assert plan.alarm is not None
     slopes: dict[str, dict[int, tuple[Tensor, ...]]] = {}
-    with torch.no_grad(), intercept(plan_handler(plan, slopes=slopes)):
+    with torch.no_grad(), intercept(live(graph).handler(plan, slopes=slopes)):
         model(**{key: torch.from_numpy(array) for key, array in inputs.items()})
     total = sum(
         residual.squares({
@@ -115,8 +116,9 @@ def test_alarm_of_an_input_ignores_its_batch_mates(name: str, tmp_path: Path) ->
     _, inputs, graph, plan = case(name)
     find("onnx").build(graph, plan, "unrolled").write(tmp_path / "m.onnx", {})
     model = odedeploy.load(tmp_path / "m.onnx")
-    alone = model.run({key: array[:1] for key, array in inputs.items()})["alarm"]
-    wild = {key: np.concatenate([a[:1], 30 * a[1:6]]) for key, a in inputs.items()}
+    static = {key: inputs[key] for key in ASKED[name].static}
+    alone = model.run({key: array[:1] for key, array in inputs.items()} | static)["alarm"]
+    wild = {key: np.concatenate([a[:1], 30 * a[1:6]]) for key, a in inputs.items()} | static
     np.testing.assert_allclose(model.run(wild)["alarm"][:1], alone, rtol=1e-5)
 
 

@@ -30,7 +30,7 @@ def fixed_time(
     state = unknown if tensors is None else (unknown,) * tensors
 
     def value(time: float) -> Tensor:
-        return torch.as_tensor(event(torch.tensor(time, dtype=torch.float64), state))
+        return torch.as_tensor(event(torch.tensor(time, dtype=torch.float64), state)).detach()
 
     with disable_proxy_modes_tracing(), unset_fake_temporarily():
         try:

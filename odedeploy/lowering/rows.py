@@ -95,11 +95,11 @@ def _scanned(
         num_outputs=len(declared),
         name="rows/Scan",
     )
-    for output, name, old, place in zip(scan.outputs, names, declared, axes, strict=True):
+    for output, called, old, at in zip(scan.outputs, names, declared, axes, strict=True):
         shape = list(old.shape or ())
         if not any(_is(a, symbol) for a in shape):
-            shape.insert(place, ir.SymbolicDim(symbol))
-        output.name, output.type, output.shape = name, old.type, ir.Shape(shape)
+            shape.insert(at, ir.SymbolicDim(symbol))
+        output.name, output.type, output.shape = called, old.type, ir.Shape(shape)
         old.shape = None
     outer.append(scan)
     outer.inputs.extend(given)

@@ -67,8 +67,8 @@ def lay_out(
     if [total] == list(counts):
         count = writer.node("Max", [steps, one], "count")
         index = _double(writer, writer.node("Range", [zero, count, one], "index"))
-        bounds = (Expression(writer, t) for t in times)
-        return Steps(writer, count, *bounds, _double(writer, count), index, None)
+        start, end = (Expression(writer, t) for t in times)
+        return Steps(writer, count, start, end, _double(writer, count), index, None)
     asked = writer.node("Mul", [writer.constant(2 * np.array(counts), "shares"), steps], "asked")
     halves = writer.node("Add", [asked, writer.constant(np.array(total), "half")], "halves")
     shares = writer.node("Div", [halves, writer.constant(np.array(2 * total), "all")], "share")

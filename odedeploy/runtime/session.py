@@ -57,7 +57,7 @@ class Model:
 
     @cached_property
     def alarm(self) -> str | None:
-        """The output (batch,) that is above 1 where a solve goes unlike its calibration, or None."""
+        """The output (batch,), above 1 where a solve goes unlike its calibration, or None."""
         return alarm_output(self.metadata)
 
     @property

@@ -31,6 +31,9 @@ ROOM = 0.8
 """Share of the target below which a classical plan that a fitted one beats is tested all the
 same, before it."""
 
+DEAR = 8
+"""Evaluations of the safest plan over those of the cheapest, from which none safer is sought."""
+
 SEQUENCE = 8
 """Most plans that are put to the test of certification, beside one such classical plan."""
 
@@ -193,7 +196,8 @@ class _Search:
             ranked = [c for c in ranked if c.kind == study.spec.solver] or ranked
             return ranked, self._ordered(ranked)
         sequence = self._ordered(ranked)
-        while not sequence or sequence[0].worst > study.safe * study.target:
+        safe = study.safe * study.target
+        while not (sequence and (sequence[0].worst <= safe or _spans(sequence))):
             more = self.ladder.higher()
             if not more:
                 break
@@ -345,6 +349,11 @@ class _Search:
         if solver in FITTED and fitted:
             return fitted
         return [*rungs, *improvement.rungs]
+
+
+def _spans(sequence: Sequence[Candidate]) -> bool:
+    """Whether the safest plan is dear enough to fall back on, safe as it may be."""
+    return sequence[0].evaluations >= DEAR * sequence[-1].evaluations
 
 
 def order(
