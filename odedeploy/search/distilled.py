@@ -83,7 +83,7 @@ class _Biases:
 
     def __init__(self, evaluator: TorchEvaluator, site: Site, solve: SolvePlan) -> None:
         named = dict(evaluator.model.named_parameters())
-        own = solve.constants or ({},) * solve.program.evaluations
+        own = solve.constants or (Constants({}),) * solve.program.evaluations
         names = site.constants if site.kept is None else ()
         self._trained = {name: named[name].detach().double() for name in names}
         self._departures = [
