@@ -22,10 +22,11 @@ from planner_rungs import summary
 
 import odedeploy
 from odedeploy import api, metrics
-from odedeploy.delivery import Planned, deliver
+from odedeploy.delivery import deliver
 from odedeploy.formats import find
 from odedeploy.grid import Grid
 from odedeploy.models import classification, digit_classifier, flow_digits
+from odedeploy.planned import Planned
 from odedeploy.program import Plan, solve_plan
 from odedeploy.search import search
 from odedeploy.solvers import find as find_solver

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from odedeploy import files, formats, lowering, metrics
-from odedeploy.delivery import (
-    Planned,
-    Progress,
-    Stopwatch,
-    artefact_errors,
-    captured,
-    check_folder,
-    deliver,
-    margin,
-    silent,
-)
+from odedeploy.delivery import captured, check_folder, deliver
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
-from odedeploy.graph import OdeGraph, delivered_specs, input_specs
+from odedeploy.graph import OdeGraph
 from odedeploy.input_files import read_inputs
 from odedeploy.manifest import Manifest
+from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.planning import plan_splits
-from odedeploy.program import Plan
-from odedeploy.reference import Reference, batch_size, take
+from odedeploy.reference import Reference, take
 from odedeploy.reference import solve as solve_reference
+from odedeploy.reverification import VerifyReport, verified_again
 from odedeploy.runtime import read_manifest
-from odedeploy.search import Splits, judge, minimum_samples, promise, shortfall, split
+from odedeploy.search import Splits, minimum_samples, promise, split
 from odedeploy.spec import ExportSpec
 from odedeploy.targets import find as find_target
 from odedeploy.targets import usable
-from odedeploy.verification import check_golden
-from odedeploy.verification import verify as judged_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -239,26 +228,6 @@ def _address(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class VerifyReport:
-    """Outcome of verifying a file again: against its golden outputs, or against its model.
-
-    ``error`` is the bound (or the largest error) reached and ``tolerance`` what it is held to.
-    """
-
-    file: str
-    against: str
-    passed: bool
-    error: float
-    tolerance: float
-    samples: int
-    failures: tuple[str, ...]
-    promise: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def verify(
     path: str | Path,
     against: Loaded | None = None,
@@ -276,62 +245,7 @@ def verify(
 
     Raises BadInput for a file that odedeploy did not write.
     """
-    path = Path(path)
-    runner = formats.from_path(path).open(path)
-    manifest = read_manifest(runner.metadata)
-    if manifest is None:
-        raise BadInput(f"{path} has no manifest; export it with odedeploy.")
-    if against is None:
-        golden = check_golden(runner)
-        worst = float(golden.errors.max())
-        failures = () if golden else (f"{path}: {golden}.",)
-        return VerifyReport(str(path), "golden outputs", bool(golden), worst, golden.tolerance,
-                            len(golden.errors), failures, manifest.promise)  # fmt: skip
-    return _against(runner, manifest, path, against, metric or manifest.metric, progress)
-
-
-def _against(
-    runner: formats.Runner,
-    manifest: Manifest,
-    path: Path,
-    loaded: Loaded,
-    metric: str,
-    progress: Progress,
-) -> VerifyReport:
-    from odedeploy.frontends import live
-    from odedeploy.frontends.loading import named_inputs
-
-    asked = {"static": (), "noise": None, "replan": False, **manifest.extra.get("capture", {})}
-    spec = ExportSpec(tol=manifest.tol, tols=manifest.tols, metric=metric,
-                      confidence=manifest.error.confidence, replan=asked["replan"],
-                      noise=asked["noise"])  # fmt: skip
-    judged = replace(metrics.of(spec), coverage=manifest.error.coverage)
-    static = loaded.static.union(asked["static"]).intersection(loaded.inputs)
-    graph = captured(replace(loaded, static=static), spec, progress)
-    evaluator = live(graph)
-    inputs = named_inputs(evaluator.model, loaded.inputs)
-    plan = Plan.from_json(manifest.plan["program"])
-    reference = solve_reference(
-        evaluator, graph.sites, inputs, judged, progress, evaluator.static
-    )
-    outcome = evaluator.run(plan, inputs, "float32")
-    rows = np.arange(batch_size(inputs, evaluator.static))
-    verification = judged_file(
-        runner, inputs, outcome.outputs, reference.outcome.outputs,
-        expected_inputs=input_specs(graph.model),
-        expected_outputs=delivered_specs(graph.model, plan), monitors=outcome.monitors,
-        tol=spec.tol, export_tol=margin(manifest.quantisation_error),
-        metric=artefact_errors(reference, outcome, rows),
-    )  # fmt: skip
-    certificate = judge(verification.error, judged.limit, judged.coverage, spec.confidence)
-    reached = certificate.rate if judged.counts else certificate.bound
-    failures = list(verification.failures)
-    if not certificate.passed:
-        failures.append(
-            f"The file {shortfall(judged, certificate)}; export it again with inputs like these."
-        )
-    return VerifyReport(str(path), loaded.name, not failures, reached, spec.tol,
-                        certificate.samples, tuple(failures), manifest.promise)  # fmt: skip
+    return verified_again(Path(path), against, metric, progress)
 
 
 def check(

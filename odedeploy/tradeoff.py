@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from odedeploy import formats, metrics, profiling
-from odedeploy.delivery import Planned, Progress, captured, deliver
+from odedeploy.delivery import captured, deliver
 from odedeploy.errors import BadInput, FellShort
 from odedeploy.frontends import live
 from odedeploy.frontends.loading import Loaded
 from odedeploy.graph import Inputs, OdeGraph
 from odedeploy.manifest import ErrorReport, Manifest
+from odedeploy.planned import Planned, Progress
 from odedeploy.profiling import Baseline, Entry, Percentiles, Profile, Query, Row
 from odedeploy.reference import Reference
 from odedeploy.reference import solve as solve_reference
