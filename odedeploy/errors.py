@@ -37,7 +37,7 @@ class UnknownName(BadInput):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         near = sorted(
-            difflib.get_close_matches(name, names),
+            difflib.get_close_matches(name, names, n=max(1, len(names))),
             key=lambda n: (-difflib.SequenceMatcher(None, name, n).ratio(), len(n)),
         )
         hint = f"did you mean {near[0]!r}? " if near else ""
