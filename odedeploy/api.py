@@ -287,18 +287,19 @@ def profile(
     targets: Sequence[str] = ("cpu", "cpu-1t"),
     folder: str | Path = "profile",
     *,
+    precisions: Sequence[str] = ("fp32",),
     spec: ExportSpec | None = None,
     seconds: float = 40.0,
     progress: Progress = silent,
 ) -> Profile:
     """Every tolerance on every target, measured, with the adaptive PyTorch solve beside them.
 
-    A model is exported once per tolerance into ``folder``; a file is measured as it is. Writes
-    ``profile.json``, ``profile.csv``, ``pareto.png`` and ``report.html`` there. A tolerance that
-    no plan keeps costs its own row.
+    A model is exported once per tolerance and precision into ``folder``; a file is measured as it
+    is. Writes ``profile.json``, ``profile.csv``, ``pareto.png`` and ``report.html`` there. A
+    tolerance that no plan keeps costs its own row.
     """
     from odedeploy.tradeoff import sweep
 
     several = [models] if not isinstance(models, Sequence) else list(models)
     asked = spec or ExportSpec(tol=1.0)
-    return sweep(several, tols, targets, Path(folder), asked, seconds, progress)
+    return sweep(several, tols, targets, Path(folder), asked, seconds, progress, precisions)

@@ -178,6 +178,20 @@ def test_profile_of_a_file_and_a_model(exported, there: Path, tmp_path: Path) ->
         assert words in shown.stdout
 
 
+def test_profile_of_several_precisions(there: Path, tmp_path: Path) -> None:
+    result = call(
+        "profile", "mine.py:build", "--tol", "1e-1", "--target", "cpu-1t", "--seconds", "0.5",
+        "--precision", "fp32", "--precision", "fp16", "--solver", "rk4", "-o", tmp_path / "out",
+        "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    rows = only_json(result.stdout)["rows"]
+    assert [(row["precision"], row["status"]) for row in rows] == [
+        ("fp32", "measured"), ("fp16", "measured")
+    ]  # fmt: skip
+    assert {path.suffix for path in (tmp_path / "out").glob("*fp16*")} == {".onnx", ".json"}
+
+
 LISTS = {
     "models": models.MODELS,
     "solvers": solvers.SOLVERS,
