@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torchdiffeq import odeint
 
 import odedeploy
+from odedeploy import metrics
 from odedeploy.errors import BadInput
 from odedeploy.frontends import live
 from odedeploy.grid import Grid
+from odedeploy.metrics.agreement import margin_used
 from odedeploy.program import (
     Dense,
     Plan,
@@ -46,6 +48,7 @@ from odedeploy.search.grids import Steps
 from odedeploy.search.improvement import Improvement
 from odedeploy.search.learned import AMPLIFICATION, Families, Family, inserted
 from odedeploy.search.leastsquares import least_squares
+from odedeploy.search.objective import descend, judges
 from odedeploy.search.planning import order
 from odedeploy.solvers import SOLVERS
 from odedeploy.spec import ExportSpec
@@ -319,6 +322,42 @@ def test_learning_beats_every_classical_plan_of_the_same_cost(decay: odedeploy.O
     errors = _errors_against_fine(decay, fresh)
     classical = min((r.plan for r in ladder.exactly(5)), key=errors)
     assert errors(learned[0].plan) < 0.5 * errors(classical)
+
+
+class Scores(nn.Module):
+    """Three scores on top of a large value that moves all of them alike and decides nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.field = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4))
+
+    def forward(self, y: Tensor) -> Tensor:
+        end = odeint(lambda t, y: 3 * self.field(y), y, torch.tensor([0.0, 1.0]))[-1]
+        return end[:, :3] + 5 * end[:, 3:]
+
+
+def test_a_fit_for_agreement_keeps_decisions_better_than_one_for_outputs() -> None:
+    inputs = {"y": torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)).numpy()}
+    graph = odedeploy.capture(Scores(), inputs)
+    fine = _classical(graph, "rk4", 64)
+    changed = {}
+    for metric in ("output", "agreement"):
+        spec = ExportSpec(tol=1e-2, metric=metric)
+        splits = split(inputs, spec)
+        evaluator = live(graph)
+        reference = solve(evaluator, graph.sites, splits.inputs, metrics.of(spec))
+        start = _classical(graph, "euler", 2)
+        families = Families(graph.sites, start, 1)
+        with judges(evaluator, splits.fit, splits.validate, reference) as judged:
+            before = judged.validate.tail(start)
+            assert descend(families.parameters, families.plan, judged, 60) < before
+        out, ref = (
+            evaluator.run(p, splits.certify.inputs, "float64").outputs["output"]
+            for p in (families.frozen(), fine)
+        )
+        changed[metric] = np.count_nonzero(margin_used(out, ref) >= 1)
+    assert 0 < changed["agreement"] < 0.7 * changed["output"]
 
 
 # The whole search.

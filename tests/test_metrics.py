@@ -20,7 +20,7 @@ from odedeploy import metrics
 from odedeploy.errors import BadInput, FellShort, UnknownName
 from odedeploy.frontends.loading import Loaded
 from odedeploy.graph import Outcome
-from odedeploy.metrics.agreement import margin_used
+from odedeploy.metrics.agreement import SOFTENING, margin_used, margins
 from odedeploy.reference import SHARE, solve
 from odedeploy.search import highest_rate, minimum_samples, search, split
 from odedeploy.spec import METRICS, ExportSpec
@@ -132,6 +132,33 @@ def test_agreement_takes_fewer_evaluations_and_holds_on_fresh_inputs() -> None:
     truth = solve(model, model.sites, fresh, 1e-3).outcome.outputs["y"].argmax(axis=1)
     answers = model.run(agreed.plan, fresh, "float32").outputs["y"].argmax(axis=1)
     assert np.mean(answers != truth) <= 1e-2
+
+
+@given(SCORES, SCORES)
+def test_fits_see_no_less_than_the_share_of_a_softened_margin(
+    out: np.ndarray, ref: np.ndarray
+) -> None:
+    """Every change of class of a clear decision shows in what a fit minimises."""
+    found = margins(ref)
+    assert found is not None
+    moved = (out - ref) - np.take_along_axis(out - ref, found.best, axis=1)
+    shares = moved / found.widths
+    changed = margin_used(out, ref) >= 1
+    norm = np.linalg.norm(ref, axis=1, keepdims=True)
+    least = np.min(1 - SOFTENING * norm / found.widths, axis=1)
+    clear = np.isfinite(found.widths).sum(axis=1) == ref.shape[1] - 1
+    assert (shares.max(axis=1) >= least - 1e-9)[changed & clear].all()
+    assert (shares[np.isinf(found.widths)] == 0).all()
+
+
+@pytest.mark.parametrize("array", [np.arange(6).reshape(3, 2), np.ones((3, 1)), np.ones(3)])
+def test_only_scores_have_margins(array: np.ndarray) -> None:
+    assert margins(array) is None
+    assert all(
+        metrics.of(ExportSpec(tol=1e-2, metric=name)).margins(np.ones((3, 2))) is None
+        for name in METRICS
+        if name != "agreement"
+    )
 
 
 def test_reference_of_agreement_settles_every_class() -> None:

@@ -13,6 +13,7 @@ from typing import cast
 
 from odedeploy.errors import UnknownName
 from odedeploy.metrics.records import Answers as Answers
+from odedeploy.metrics.records import Margins as Margins
 from odedeploy.metrics.records import Metric as Metric
 from odedeploy.metrics.records import broken as broken
 from odedeploy.spec import ExportSpec

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from odedeploy.errors import BadInput
-from odedeploy.metrics.records import Answers, Floors, Metric
+from odedeploy.metrics.records import Answers, Floors, Margins, Metric
 from odedeploy.spec import ExportSpec
 from odedeploy.tolerance import Tolerance
 
@@ -28,6 +28,12 @@ NEAR = 5e-4
 """Least decision margin, relative to the norm of the scores, that errors are measured by; below it
 an input has an error of 1 or more only if its class changes. A reference that settles such a margin
 to its share, 2 %, has resolved the scores to ``TIE``."""
+
+
+SOFTENING = 0.1
+"""Margin, relative to the norm of the scores, that a fit adds to every input's own. Inputs never
+seen have their narrow margins where others have wide ones, so that all of them count, the narrow
+ones most."""
 
 
 def build(spec: ExportSpec) -> Metric:
@@ -47,6 +53,7 @@ def build(spec: ExportSpec) -> Metric:
         keeps="keep their class",
         misses="change their class",
         counts=True,
+        margins=margins,
     )
 
 
@@ -80,6 +87,17 @@ def margin_used(out: np.ndarray, ref: np.ndarray) -> np.ndarray:
     where all of an input's entries agree, else inf; so do scores that are not finite.
     """
     return _margins(out, ref, lambda moved: moved)
+
+
+def margins(ref: np.ndarray) -> Margins | None:
+    """The decisions of scores (n, classes, …), softened by ``SOFTENING``; None for other arrays."""
+    if not (np.issubdtype(ref.dtype, np.inexact) and _chooses(ref)):
+        return None
+    truth = ref.astype(np.float64)
+    norm = np.linalg.norm(truth, axis=1, keepdims=True)
+    widths = truth.max(axis=1, keepdims=True) - truth
+    softened = np.where(widths <= TIE * norm, np.inf, widths + SOFTENING * norm)
+    return Margins(truth.argmax(axis=1, keepdims=True), softened)
 
 
 def margin_moved(out: np.ndarray, ref: np.ndarray) -> np.ndarray:

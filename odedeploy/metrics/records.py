@@ -30,6 +30,18 @@ Errors = Callable[[Answers, Answers, Floors], np.ndarray]
 
 
 @dataclass(frozen=True)
+class Margins:
+    """The decisions between scores of shape (n, classes, …), by which fits measure errors.
+
+    ``best`` (n, 1, …) is the class of each, and ``widths`` (n, classes, …) is how far a score may
+    rise against that of ``best``; infinite for ``best`` itself and for classes tied with it.
+    """
+
+    best: np.ndarray
+    widths: np.ndarray
+
+
+@dataclass(frozen=True)
 class Metric:
     """The error of an input, and what is promised of it.
 
@@ -38,8 +50,9 @@ class Metric:
     so that an input's error does not depend on its companions. ``resolved`` are the errors by which
     two resolutions of the reference are compared, ``errors`` unless a metric is blind to some
     differences. Where ``counts`` is true, the tolerance bounds the share of inputs beyond
-    ``limit``; where ``of_states`` is, errors read states. ``keeps`` and ``misses`` say of inputs,
-    in the plural, that they do.
+    ``limit``; where ``of_states`` is, errors read states. ``margins`` gives the decisions of one
+    output of the reference, None for an output without any; fits measure relative errors where a
+    metric has no decisions. ``keeps`` and ``misses`` say of inputs, in the plural, that they do.
     """
 
     name: str
@@ -52,6 +65,7 @@ class Metric:
     misses: str
     counts: bool = False
     of_states: bool = False
+    margins: Callable[[np.ndarray], Margins | None] = lambda reference: None
 
 
 def broken(arrays: Arrays) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odedeploy.frontends.evaluation import Answers, TorchEvaluator
+from odedeploy.metrics import Margins
 from odedeploy.program import Plan
 from odedeploy.reference import Reference
 from odedeploy.search.splits import Split
@@ -32,8 +33,9 @@ Forward = Callable[[Plan], Answers]
 
 
 class Objective:
-    """The relative error of plans on the inputs of one split, differentiable.
+    """The error of plans on the inputs of one split, differentiable.
 
+    It is the relative error, or the share of the decision margins for a metric of decisions.
     ``forward`` runs them; ``rows`` are their places in the reference. Outputs that carry no
     gradient, or an error that is of states alone (``states_only``), leave the states as the target.
     """
@@ -48,7 +50,7 @@ class Objective:
             if np.issubdtype(array.dtype, np.floating)
         }
         states = {name: array[rows] for name, array in reference.outcome.states.items()}
-        self._outputs = {k: _Target(a, floor_of(a)) for k, a in outputs.items()}
+        self._outputs = {k: _target(a, reference.metric.margins(a)) for k, a in outputs.items()}
         self._states = {k: _Target(a, 1e-12) for k, a in states.items()}
 
     def __call__(self, plan: Plan, power: float) -> Tensor:
@@ -69,7 +71,7 @@ class Objective:
         return value if np.isfinite(value) else np.inf
 
     def _squares(self, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
-        """Squared relative errors of outputs and of states, each summed over names, (rows,)."""
+        """Squared errors of outputs and of states, each summed over names, (rows,)."""
         outputs, states = self._forward(plan)
         lost = torch.is_grad_enabled() and not any(y.requires_grad for y in outputs.values())
         self._states_only = self._states_only or lost
@@ -84,12 +86,31 @@ class Objective:
 
 
 class _Target:
+    """Squared relative errors, (rows,)."""
+
     def __init__(self, array: np.ndarray, floor: float) -> None:
         self._truth = torch.from_numpy(np.ascontiguousarray(array)).double().flatten(1)
         self._scale = self._truth.square().sum(1).clamp(min=floor**2)
 
     def __call__(self, found: Tensor) -> Tensor:
         return (found.double().flatten(1) - self._truth).square().sum(1) / self._scale
+
+
+class _Decisions:
+    """Squared shares of the margins that scores use up, summed over classes and places, (rows,)."""
+
+    def __init__(self, array: np.ndarray, margins: Margins) -> None:
+        self._truth = torch.from_numpy(np.ascontiguousarray(array)).double()
+        self._best, self._widths = torch.from_numpy(margins.best), torch.from_numpy(margins.widths)
+
+    def __call__(self, found: Tensor) -> Tensor:
+        moved = found.double() - self._truth
+        used = (moved - moved.gather(1, self._best)) / self._widths
+        return used.flatten(1).square().sum(1)
+
+
+def _target(array: np.ndarray, margins: Margins | None) -> _Target | _Decisions:
+    return _Target(array, floor_of(array)) if margins is None else _Decisions(array, margins)
 
 
 def _sum(parts: Sequence[Tensor]) -> Tensor | None:
