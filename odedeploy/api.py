@@ -22,7 +22,7 @@ from odedeploy.delivery import (
     silent,
 )
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
-from odedeploy.graph import OdeGraph, delivered_specs, input_specs
+from odedeploy.graph import OdeGraph, delivered_specs, input_specs, output_specs
 from odedeploy.input_files import read_inputs
 from odedeploy.manifest import Manifest
 from odedeploy.planning import plan_splits
@@ -32,9 +32,10 @@ from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import read_manifest
 from odedeploy.search import Splits, judge, minimum_samples, promise, shortfall, split
 from odedeploy.spec import ExportSpec
+from odedeploy.step_control import verified
 from odedeploy.targets import find as find_target
 from odedeploy.targets import usable
-from odedeploy.verification import check_golden
+from odedeploy.verification import Verification, check_golden
 from odedeploy.verification import verify as judged_file
 
 if TYPE_CHECKING:
@@ -314,15 +315,8 @@ def _against(
     reference = solve_reference(
         evaluator, graph.sites, inputs, judged, progress, evaluator.static
     )
-    outcome = evaluator.run(plan, inputs, "float32")
     rows = np.arange(batch_size(inputs, evaluator.static))
-    verification = judged_file(
-        runner, inputs, outcome.outputs, reference.outcome.outputs,
-        expected_inputs=input_specs(graph.model),
-        expected_outputs=delivered_specs(graph.model, plan), monitors=outcome.monitors,
-        tol=spec.tol, export_tol=margin(manifest.quantisation_error),
-        metric=artefact_errors(reference, outcome, rows),
-    )  # fmt: skip
+    verification = _judged(runner, manifest, graph, plan, inputs, reference, rows)
     certificate = judge(verification.error, judged.limit, judged.coverage, spec.confidence)
     reached = certificate.rate if judged.counts else certificate.bound
     failures = list(verification.failures)
@@ -332,6 +326,32 @@ def _against(
         )
     return VerifyReport(str(path), loaded.name, not failures, reached, spec.tol,
                         certificate.samples, tuple(failures), manifest.promise)  # fmt: skip
+
+
+def _judged(
+    runner: formats.Runner,
+    manifest: Manifest,
+    graph: OdeGraph,
+    plan: Plan,
+    inputs: Any,
+    reference: Reference,
+    rows: np.ndarray,
+) -> Verification:
+    """The file against its model on all ``inputs``, which are ``rows`` of the reference."""
+    if plan.control is not None:
+        return verified(
+            runner, plan.control, inputs, reference, rows, tol=manifest.tol,
+            expected_inputs=input_specs(graph.model), expected_outputs=output_specs(graph.model),
+        )  # fmt: skip
+    assert graph.evaluator is not None
+    outcome = graph.evaluator.run(plan, inputs, "float32")
+    return judged_file(
+        runner, inputs, outcome.outputs, reference.outcome.outputs,
+        expected_inputs=input_specs(graph.model),
+        expected_outputs=delivered_specs(graph.model, plan), monitors=outcome.monitors,
+        tol=manifest.tol, export_tol=margin(manifest.quantisation_error),
+        metric=artefact_errors(reference, outcome, rows),
+    )  # fmt: skip
 
 
 def check(

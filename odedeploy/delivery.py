@@ -20,15 +20,23 @@ from odedeploy import files, formats, metrics
 from odedeploy._version import __version__
 from odedeploy.errors import BadInput, FellShort
 from odedeploy.formats import Built, Format, Runner
-from odedeploy.graph import Inputs, OdeGraph, Outcome, delivered_specs, input_specs
+from odedeploy.graph import (
+    Inputs,
+    OdeGraph,
+    Outcome,
+    delivered_specs,
+    input_specs,
+    output_specs,
+)
 from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.metrics import Metric
 from odedeploy.program import Plan
 from odedeploy.reference import SHARE, Reference
-from odedeploy.runtime import GOLDEN, MANIFEST, STEPS, Arrays
+from odedeploy.runtime import CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
 from odedeploy.search import Certificate, Search, Splits, judge, promise, shortfall, split
 from odedeploy.search.alarm import Watched, watch_plan
 from odedeploy.spec import ExportSpec
+from odedeploy.step_control import ROWS, Asked, cost, trials, verified
 from odedeploy.step_counts import measured
 from odedeploy.tolerance import Tolerance, worst_error
 from odedeploy.verification import GOLDEN_INPUTS, Verification, golden, verify
@@ -135,7 +143,11 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         apart = max(10 * Tolerance.FLOAT32, margin(None if coarse is None else float(coarse.max())))
         alarm = () if planned.plan.alarm is None else (planned.plan.alarm.output,)
         kept = _kept_inputs(planned.splits)
-        keepsake = golden(runner, kept, tolerance=apart, monitors=alarm).pack()
+        answering: Runner = runner
+        if planned.plan.control is not None:
+            answering = Asked(runner)
+            apart = max(apart, 2 * float(verification.error.max()))
+        keepsake = golden(answering, kept, tolerance=apart, monitors=alarm).pack()
     progress("verify", 1, 1)
     metric = metrics.of(spec)
     certificate = judge(
@@ -180,6 +192,13 @@ def _watched(graph: OdeGraph, planned: Planned, progress: Progress) -> Watched:
 def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification:
     """The artefact against its plan, run in PyTorch or, below fp32, in its own precision."""
     certify, plan = planned.splits.certify, planned.plan
+    if plan.control is not None:
+        return verified(
+            runner, plan.control, certify.inputs,
+            replace(planned.reference, metric=metrics.of(planned.spec)), certify.rows,
+            expected_inputs=input_specs(graph.model),
+            expected_outputs=output_specs(graph.model), tol=planned.spec.tol,
+        )  # fmt: skip
     assert graph.evaluator is not None
     outcome = graph.evaluator.run(plan, certify.inputs, "float32")
     expected, moved = _in_precision(graph, planned, outcome)
@@ -248,7 +267,10 @@ def artefact_errors(
 
 def _of_form(graph: OdeGraph, planned: Planned, runner: Runner) -> dict[str, Any]:
     """What the manifest says of this form alone."""
-    spec, certify = planned.spec, planned.splits.certify
+    spec, certify, control = planned.spec, planned.splits.certify, planned.plan.control
+    if control is not None:
+        spent = cost(trials(Asked(runner), control, certify.inputs))
+        return {CONTROL: {**control.to_json(), "evaluations": spent}}
     if spec.form != "loop":
         return {}
     outputs = planned.reference.outcome.outputs
@@ -287,6 +309,12 @@ def _manifest(
     extra, moved = _extra(graph, spec), verification.quantisation_error
     if "times_as_input" in extra:
         promised += " Times are an input of the file, and these inputs share one vector of times."
+    control = planned.plan.control
+    if control is not None and not control.per_sample:
+        promised += (
+            " The promise is of inputs run one by one: a batch shares its steps, and in batches of "
+            f"{min(ROWS, certificate.samples)} the certification inputs kept it as well."
+        )
     return Manifest(
         file=path.name,
         format=spec.format,
@@ -297,7 +325,7 @@ def _manifest(
         metric=metric.name,
         kept=kept,
         promise=promised if kept else f"Nothing is promised: {failures[0]}",
-        plan={"kind": found.best.kind, **describe(planned.plan)},
+        plan={"kind": found.best.kind, **_described(planned)},
         error=report(metric, certificate),
         discretisation_error=float(np.max(verification.discretisation_error)),
         export_error=float(np.max(verification.export_error)),
@@ -308,7 +336,10 @@ def _manifest(
             "evaluations": reference.evaluations,
         },
         candidates=[
-            {"solver": c.solver, "kind": c.kind, "nfe": c.evaluations, "error": c.error}
+            {
+                "solver": c.solver, "kind": c.kind, "nfe": c.evaluations, "error": c.error,
+                **({} if c.plan.control is None else {"tolerance": c.plan.control.tolerance}),
+            }
             for c in found.candidates
         ],
         seconds=seconds,
@@ -363,6 +394,14 @@ def _verified_of(metric: Metric) -> dict[str, str]:
         "verified": "The artefact gives no states: its error is that of the plan's states in "
         "PyTorch plus the relative error of its outputs against the plan's."
     }
+
+
+def _described(planned: Planned) -> dict[str, Any]:
+    """``describe`` of what is delivered; with step-size control, evaluations are the mean."""
+    said, best = describe(planned.plan), planned.search.best
+    if planned.plan.control is None:
+        return said
+    return {**said, "solver": best.solver, "nfe": best.evaluations}
 
 
 def describe(plan: Plan) -> dict[str, Any]:
