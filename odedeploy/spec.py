@@ -107,6 +107,11 @@ class ExportSpec:
                 f"The form {self.form!r} holds one step of a solver of the catalogue, and a fitted "
                 "plan has none to repeat; take --solver classical, or write the unrolled form."
             )
+        if self.precision != "fp32":
+            raise BadInput(
+                f"Precision {self.precision} is written in the unrolled form, not in {self.form!r}; "
+                "ask for fp32, or for that."
+            )
         if self.form == "adaptive" and self.nfe is not None:
             raise BadInput(
                 f"--nfe {self.nfe} fixes the evaluations, which the form 'adaptive' chooses as it "
