@@ -109,8 +109,8 @@ class ExportSpec:
             )
         if self.precision != "fp32":
             raise BadInput(
-                f"Precision {self.precision} is written in the unrolled form, not in {self.form!r}; "
-                "ask for fp32, or for that."
+                f"Precision {self.precision} is written in the unrolled form, not in "
+                f"{self.form!r}; ask for fp32, or for that."
             )
         if self.form == "adaptive" and self.nfe is not None:
             raise BadInput(
