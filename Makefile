@@ -16,9 +16,9 @@ help: ## list the verbs
 
 run: $(VENV)/.run ## export the reference model and profile it into out/
 	@mkdir -p out
-	$(BIN)/odedeploy export mnist-odenet --tol 1e-2 -o out/mnist-odenet.onnx
+	$(BIN)/odedeploy export mnist-odenet --tol 1e-2 --budget 60 -o out/mnist-odenet.onnx
 	$(BIN)/odedeploy profile mnist-odenet --tol 1e-1 --tol 1e-2 --tol 1e-3 \
-		--target cpu --target cpu-1t --samples 640 -o out/profile
+		--target cpu --target cpu-1t --samples 640 --budget 30 -o out/profile
 	@echo "The trade-off plot is out/profile/pareto.png, the report out/profile/report.html."
 
 test: lint types ## lint, type-check and run the tests

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from odedeploy import api
-from odedeploy.delivery import Planned, deliver
+from odedeploy.delivery import deliver
 from odedeploy.formats import FORMATS, find
 from odedeploy.frontends import live
 from odedeploy.graph import Outcome
 from odedeploy.models import mnist
+from odedeploy.planned import Planned
 from odedeploy.reference import solve
 from odedeploy.spec import METRICS, ExportSpec
 

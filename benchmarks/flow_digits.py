@@ -19,13 +19,16 @@ import numpy as np
 import torch
 from planner_cases import Case, open_case
 from planner_rungs import summary
+from torch import nn
 
 import odedeploy
 from odedeploy import api, metrics
-from odedeploy.delivery import Planned, deliver
+from odedeploy.delivery import deliver
 from odedeploy.formats import find
+from odedeploy.graph import OdeGraph
 from odedeploy.grid import Grid
 from odedeploy.models import classification, digit_classifier, flow_digits
+from odedeploy.planned import Planned
 from odedeploy.program import Plan, solve_plan
 from odedeploy.search import search
 from odedeploy.solvers import find as find_solver
@@ -34,6 +37,8 @@ from odedeploy.tolerance import worst_error
 TOLS = (1e-3, 1e-2, 1e-1)
 COARSE = (8, 4, 2, 1)
 """Evaluations of Euler's method, which promises nothing."""
+
+ADAPTIVE = "adaptive"
 
 RESULTS = Path(__file__).parent / "results"
 FIGURE = Path(__file__).parent.parent / "docs" / "flow-digits.png"
@@ -47,12 +52,13 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=1024)
     case = open_case("flow-digits", 0, parser.parse_args().inputs, min(TOLS))
     draws = flow_digits.draws(flow_digits.JUDGED, seed=1)
-    found = {"adaptive, as written": (own(case, draws), {"tolerance": case.model.tolerance})}
+    graph = api.capture(case.model, case.splits.inputs)
+    found = {ADAPTIVE: (own(case.model, draws), {"tolerance": case.model.tolerance})}
     with tempfile.TemporaryDirectory() as folder:
         for tol in TOLS:
-            found[f"tol {tol:g}"] = exported(case, tol, draws, Path(folder) / "flow.onnx")
+            found[f"tol {tol:g}"] = exported(case, graph, tol, draws, Path(folder) / "flow.onnx")
         for n in COARSE:
-            found[f"Euler {n}"] = euler(case, n, draws, Path(folder) / "euler.onnx")
+            found[f"Euler {n}"] = euler(graph, n, draws, Path(folder) / "euler.onnx")
     truth = next(iter(found.values()))[0]
     rows = [{"file": name, **facts, **judged(images, truth, draws["label"])}
             for name, (images, facts) in found.items()]  # fmt: skip
@@ -62,33 +68,33 @@ def main() -> None:
     figure({name: images for name, (images, _) in found.items()}, draws["label"])
 
 
-def own(case: Case, draws: dict[str, np.ndarray]) -> Images:
+def own(model: nn.Module, draws: dict[str, np.ndarray]) -> Images:
     """The model's own solve in PyTorch, at its own tolerance."""
     noise, label = (torch.from_numpy(draws[name]) for name in ("noise", "label"))
     with torch.no_grad():
         pairs = zip(noise.split(100), label.split(100), strict=True)
-        return np.concatenate([case.model(*pair).numpy() for pair in pairs])
+        return np.concatenate([model(*pair).numpy() for pair in pairs])
 
 
 def exported(
-    case: Case, tol: float, draws: dict[str, np.ndarray], path: Path
+    case: Case, graph: OdeGraph, tol: float, draws: dict[str, np.ndarray], path: Path
 ) -> tuple[Images, Row]:
     """The artefact that keeps ``tol``, in onnxruntime."""
-    spec = replace(case.spec, tol=tol)
+    spec = replace(case.spec, tol=tol, allow_distilled=False)
     reference = replace(case.reference, metric=metrics.of(spec))
     found = search(case.evaluator, case.sites, spec, case.splits, reference)
-    graph = api.capture(case.model, case.splits.inputs)
     manifest = deliver(graph, Planned(spec, case.splits, reference, found, {}), path)
     facts = {"solver": manifest.plan["solver"], "nfe": manifest.plan["nfe"],
              "bound": manifest.error.bound}  # fmt: skip
     return sampled(path, draws), facts
 
 
-def euler(case: Case, n: int, draws: dict[str, np.ndarray], path: Path) -> tuple[Images, Row]:
+def euler(
+    graph: OdeGraph, n: int, draws: dict[str, np.ndarray], path: Path
+) -> tuple[Images, Row]:
     """Euler's method in ``n`` steps, in onnxruntime."""
-    graph = api.capture(case.model, case.splits.inputs)
     method = find_solver("euler")
-    plan = Plan((solve_plan(case.sites[0].name, method, Grid.uniform(0, 1, n)),))
+    plan = Plan((solve_plan(graph.sites[0].name, method, Grid.uniform(0, 1, n)),))
     find("onnx").build(graph, plan, "unrolled").write(path, {})
     return sampled(path, draws), {"solver": "euler", "nfe": n}
 

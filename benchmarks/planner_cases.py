@@ -83,6 +83,10 @@ def open_case(name: str, seed: int, count: int, tol: float) -> Case:
                 split(inputs, spec), replace(whole, outcome=outcome))  # fmt: skip
 
 
+def told(stage: str, done: int, total: int) -> None:
+    print(f"{stage}: {done} of {total}", flush=True)
+
+
 def _digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for parameter in model.state_dict().values():
@@ -103,7 +107,7 @@ def _reference(
         return Reference(Outcome(outputs, states), found["self_check"], found["method"],
                          found["evaluations"], metrics.of(ExportSpec(tol=tol)))  # fmt: skip
     print(f"{name}: reference solve", flush=True)
-    solved = solve(evaluator, sites, inputs, tol)
+    solved = solve(evaluator, sites, inputs, tol, told)
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = {
         part: {key: torch.from_numpy(np.ascontiguousarray(y)) for key, y in content.items()}

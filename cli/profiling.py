@@ -9,7 +9,9 @@ import typer
 
 from odedeploy.cli import output
 from odedeploy.cli.options import (
+    AllowDistilled,
     BestEffort,
+    Budget,
     Confidence,
     Coverage,
     Inputs,
@@ -21,13 +23,14 @@ from odedeploy.cli.options import (
     Weights,
 )
 from odedeploy.errors import Crashed, FellShort, OdeDeployError, Unusable
-from odedeploy.spec import ExportSpec
+from odedeploy.spec import RUNGS, ExportSpec
 
 if TYPE_CHECKING:
     from odedeploy.profiling import Profile, Row
 
 TOLERANCES = [1e-1, 1e-2, 1e-3]
 TARGETS = ["cpu", "cpu-1t"]
+PRECISIONS = ["fp32"]
 FILES = ("profile.json", "profile.csv", "pareto.png", "report.html")
 
 
@@ -53,6 +56,15 @@ def profile(
     seconds: Annotated[float, typer.Option(help="Time of the measured rounds.")] = 40.0,
     coverage: Coverage = 0.99,
     confidence: Confidence = 0.95,
+    precision: Annotated[
+        list[str], typer.Option(metavar="NAME", help="An arithmetic; may be repeated.")
+    ] = PRECISIONS,
+    solver: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="auto, classical, learned, or a solver by its name."),
+    ] = "auto",
+    budget: Budget = None,
+    allow_distilled: AllowDistilled = False,
     samples: Samples = None,
     seed: Seed = 0,
     replan: Replan = False,
@@ -66,24 +78,28 @@ def profile(
     Writes the exported files, profile.json, profile.csv, pareto.png and report.html.
     """  # fmt: skip
     specs = [
-        ExportSpec(tol=each, coverage=coverage, confidence=confidence, samples=samples, seed=seed,
-                   replan=replan, best_effort=best_effort)
-        for each in tol
+        ExportSpec(tol=each, precision=kind, coverage=coverage, confidence=confidence,
+                   samples=samples, seed=seed, solver=solver, budget=budget,
+                   allow_distilled=allow_distilled, replan=replan, best_effort=best_effort)
+        for each in tol for kind in precision
     ]  # fmt: skip
     with output.working() as progress:
         progress("loading", 0, 0)
-        from odedeploy import api, formats, targets
+        from odedeploy import api, formats, solvers, targets
 
         for name in target:
             targets.find(name)
+        if solver not in RUNGS:
+            solvers.find(solver)
         given = [
             Path(name) if Path(name).suffix in formats.SUFFIXES
             else api.load_model(name, weights, inputs, tuple(static or ()))
             for name in models
         ]  # fmt: skip
         result = api.profile(
-            given, tol, target, folder, spec=specs[0], seconds=seconds, progress=progress
-        )
+            given, tol, target, folder, precisions=precision, spec=specs[0], seconds=seconds,
+            progress=progress,
+        )  # fmt: skip
     _check_measured(result)
     paths = {name: str(folder / name) for name in FILES}
     if as_json:

@@ -173,7 +173,9 @@ def match(
         return couple(images[rows], labels[rows], generator)
 
     def channels_last() -> nn.Module:
-        return model().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        made = model()
+        made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return made
 
     return Task(
         name=NAME,
@@ -204,7 +206,7 @@ def couple(digits: Tensor, labels: Tensor, generator: Generator) -> Batch:
     n = len(digits)
     noise = torch.randn(digits.shape, generator=generator)
     paired = torch.empty_like(noise)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         rows = torch.nonzero(labels == label).flatten()
         cost = torch.cdist(digits[rows].flatten(1), noise[rows].flatten(1)).square()
         _, columns = linear_sum_assignment(cost.numpy())
@@ -227,7 +229,7 @@ def held_out_loss(model: FlowDigits, digits: Tensor, labels: Tensor, batch: int 
     """The flow-matching loss on ``digits``, with noise and times of a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
-    parts = zip(digits.split(batch), labels.split(batch), strict=True)
+    parts = zip(torch.split(digits, batch), torch.split(labels, batch), strict=True)
     batches = (couple(*part, generator) for part in parts)
     losses = [loss(model, tuple(part.to(device) for part in each))[0].item() for each in batches]
     return {"loss": sum(losses) / len(losses)}
@@ -242,7 +244,7 @@ def class_accuracy(model: FlowDigits, count: int = JUDGED, batch: int = 250) -> 
     device = next(model.parameters()).device
     inputs = draws(count, seed=1)
     noise, labels = torch.from_numpy(inputs["noise"]), torch.from_numpy(inputs["label"])
-    pairs = zip(noise.split(batch), labels.split(batch), strict=True)
+    pairs = zip(torch.split(noise, batch), torch.split(labels, batch), strict=True)
     images = torch.cat([model(x.to(device), label.to(device)).cpu() for x, label in pairs])
     right = predict(digit_classifier.build(), images) == labels
     return {"class_accuracy": right.float().mean().item()}

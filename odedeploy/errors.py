@@ -36,7 +36,10 @@ class UnknownName(BadInput):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1)
+        near = sorted(
+            difflib.get_close_matches(name, names, n=max(1, len(names))),
+            key=lambda n: (-difflib.SequenceMatcher(None, name, n).ratio(), len(n)),
+        )
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(f"There is no {kind} {name!r}: {hint}known are {', '.join(names)}.")
 

@@ -86,3 +86,27 @@ def _terms(plan: Plan) -> int:
         for step in solve.program.instructions
         if isinstance(step, Combine)
     )
+
+
+def ratio(
+    a: Runner, b: Runner, inputs: Inputs, rounds: int = 40, seconds: float = 4.0
+) -> float:
+    """Median over rounds of the latency of ``a`` over that of ``b``, measured in turn."""
+    for runner in (a, b):
+        for _ in range(5):
+            runner.run(inputs)
+    ratios: list[float] = []
+    began = time.perf_counter()
+    while len(ratios) < rounds and (len(ratios) < 3 or time.perf_counter() - began < seconds):
+        ratios.append(_seconds(a, inputs) / _seconds(b, inputs))
+    return float(np.median(ratios))
+
+
+def _seconds(runner: Runner, inputs: Inputs, repeats: int = 5) -> float:
+    """The least of a few latencies in a row."""
+    best = np.inf
+    for _ in range(repeats):
+        began = time.perf_counter()
+        runner.run(inputs)
+        best = min(best, time.perf_counter() - began)
+    return best

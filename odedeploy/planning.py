@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,12 +12,13 @@ import numpy as np
 
 from odedeploy import formats, metrics, precision
 from odedeploy.control_search import search_control
-from odedeploy.delivery import Planned, Progress, Stopwatch, built, silent
+from odedeploy.delivery import built
 from odedeploy.errors import BadInput, FellShort, OdeDeployError, Unusable
 from odedeploy.evaluator import OnnxEvaluator
 from odedeploy.formats import Runner
 from odedeploy.graph import Evaluator, Inputs, OdeGraph, Outcome
-from odedeploy.latency import measured
+from odedeploy.latency import measured, ratio
+from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.program import Plan
 from odedeploy.reference import Reference, take
 from odedeploy.reference import solve as solve_reference
@@ -211,7 +211,7 @@ class _Race:
         with tempfile.TemporaryDirectory(prefix="odedeploy-") as folder:
             low = self._opened(planned, Path(folder) / "low.onnx")
             whole = self._opened(self._whole, Path(folder) / "whole.onnx")
-            return latency_ratio(low, whole, self._single)
+            return ratio(low, whole, self._single)
 
     def _opened(self, planned: Planned, path: Path) -> Runner:
         form = formats.find(planned.spec.format)
@@ -234,27 +234,3 @@ class _Bounded:
             {n: np.full((rows, *a.shape[1:]), np.nan, np.float32) for n, a in part.items()}
             for part in (outcome.outputs, outcome.states)
         ))  # fmt: skip
-
-
-def latency_ratio(
-    a: Runner, b: Runner, inputs: Inputs, rounds: int = 40, seconds: float = 4.0
-) -> float:
-    """Median over rounds of the latency of ``a`` over that of ``b``, measured in turn."""
-    for runner in (a, b):
-        for _ in range(5):
-            runner.run(inputs)
-    ratios: list[float] = []
-    began = time.perf_counter()
-    while len(ratios) < rounds and (len(ratios) < 3 or time.perf_counter() - began < seconds):
-        ratios.append(_seconds(a, inputs) / _seconds(b, inputs))
-    return float(np.median(ratios))
-
-
-def _seconds(runner: Runner, inputs: Inputs, repeats: int = 5) -> float:
-    """The least of a few latencies in a row."""
-    best = np.inf
-    for _ in range(repeats):
-        began = time.perf_counter()
-        runner.run(inputs)
-        best = min(best, time.perf_counter() - began)
-    return best

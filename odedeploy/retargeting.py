@@ -10,13 +10,13 @@ import numpy as np
 
 from odedeploy import metrics
 from odedeploy.control_search import search_control
-from odedeploy.delivery import Planned, Progress, Stopwatch, silent
 from odedeploy.errors import BadInput
 from odedeploy.evaluator import OnnxEvaluator
 from odedeploy.graph import OdeGraph
 from odedeploy.graph.serial import unpack
 from odedeploy.lowering import check_form
 from odedeploy.passes import clean
+from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import GRAPH, Model, load
 from odedeploy.search import achievable, search, split

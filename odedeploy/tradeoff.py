@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from odedeploy import formats, metrics, profiling
-from odedeploy.delivery import Planned, Progress, captured, deliver
-from odedeploy.errors import BadInput, FellShort
+from odedeploy.delivery import captured, deliver
+from odedeploy.errors import BadInput, FellShort, Unusable
 from odedeploy.frontends import live
 from odedeploy.frontends.loading import Loaded
 from odedeploy.graph import Inputs, OdeGraph
 from odedeploy.manifest import ErrorReport, Manifest
+from odedeploy.planned import Progress
+from odedeploy.planning import plan_splits
 from odedeploy.profiling import Baseline, Entry, Percentiles, Profile, Query, Row
 from odedeploy.reference import Reference
 from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import batch_symbol, read_golden, read_manifest
-from odedeploy.search import Splits, search, split
+from odedeploy.search import Splits, split
 from odedeploy.spec import ExportSpec
 from odedeploy.targets import Target
 from odedeploy.targets import find as find_target
@@ -49,14 +51,20 @@ def sweep(
     spec: ExportSpec,
     seconds: float,
     progress: Progress,
+    precisions: Sequence[str] = ("fp32",),
 ) -> Profile:
-    """Export each model at each tolerance into ``folder``, measure all, write the profile there.
+    """Export each model at each tolerance and precision into ``folder``, measure all, write the
+    profile there.
 
     Files among ``models`` are measured as they are. Raises UnknownName for a target that no table
     holds, and BadInput for a folder that cannot be made or for nothing to measure.
     """
     chosen = [find_target(name) for name in targets]
-    specs = [replace(spec, tol=tol) for tol in sorted(tols, reverse=True)]
+    specs = [
+        replace(spec, tol=tol, precision=precision)
+        for precision in precisions
+        for tol in sorted(tols, reverse=True)
+    ]
     if not chosen or not models or not (specs or all(isinstance(m, Path) for m in models)):
         raise BadInput("A profile needs a model or file, a tolerance and a target; give each.")
     try:
@@ -90,25 +98,25 @@ def _add_model(
 ) -> None:
     graph = captured(model, specs[0], progress)
     evaluator = live(graph)
-    splits = split(model.inputs, specs[-1], model.static)
+    strictest = min(specs, key=lambda spec: spec.tol)
+    splits = split(model.inputs, strictest, model.static)
     reference = solve_reference(
-        evaluator, graph.sites, splits.inputs, metrics.of(specs[-1]), progress, splits.static
+        evaluator, graph.sites, splits.inputs, metrics.of(strictest), progress, splits.static
     )
     for target in targets:
         for spec in specs:
             asked = replace(spec, format=target.format, target=target.name)
-            path = folder / f"{_stem(model.name)}-{spec.tol:g}{formats.find(asked.format).suffix}"
+            path = folder / _file_name(model.name, asked)
             known = next((e for e in work.entries if e.file == path), None)
             if known is not None:
                 work.entries.append(replace(known, target=target))
                 continue
             try:
-                found = search(evaluator, graph.sites, asked, splits, reference, progress)
-                if not (found.certified or spec.best_effort):
-                    raise FellShort(found.promise)
-                manifest = deliver(graph, Planned(asked, splits, reference, found, {}), path,
-                                   progress)  # fmt: skip
-            except FellShort as error:
+                planned = plan_splits(graph, evaluator, splits, asked, progress, reference)
+                if not (planned.search.certified or spec.best_effort):
+                    raise FellShort(planned.search.promise)
+                manifest = deliver(graph, planned, path, progress)
+            except (FellShort, Unusable) as error:
                 work.missed.append(_missed(model.name, asked, str(error)))
                 continue
             queries = _queries(splits.certify.inputs, splits.static, target.batch)
@@ -177,6 +185,11 @@ def _missed(model: str, spec: ExportSpec, reason: str) -> Row:
         format=spec.format, form=spec.form, solver=spec.solver, nfe=spec.nfe, error=None,
         latency_ms=Percentiles(), status="failed", reason=reason,
     )  # fmt: skip
+
+
+def _file_name(model: str, spec: ExportSpec) -> str:
+    precision = "" if spec.precision == "fp32" else f"-{spec.precision}"
+    return f"{_stem(model)}-{spec.tol:g}{precision}{formats.find(spec.format).suffix}"
 
 
 def _stem(name: str) -> str:

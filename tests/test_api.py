@@ -17,11 +17,11 @@ from torchdiffeq import odeint
 
 import odedeploy
 from odedeploy import api
-from odedeploy.delivery import Planned
 from odedeploy.errors import BadInput, FellShort, UnknownName
 from odedeploy.formats import FORMATS, find, from_path
 from odedeploy.graph import OdeGraph
 from odedeploy.manifest import Manifest
+from odedeploy.planned import Planned
 from odedeploy.spec import ExportSpec
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "my_model.py"

@@ -138,7 +138,7 @@ def test_export_for_people(there: Path) -> None:
     assert made["format"] == "torchscript"
     for words in ("rk4", made["promise"], "Wrote people.pt", "odedeploy verify people.pt"):
         assert words in result.stdout
-    assert result.stderr == ""
+    assert result.stderr.strip() == made["promise"]  # told before the work: too few inputs
 
 
 def test_too_few_inputs_say_what_is_promised_instead(there: Path) -> None:
@@ -176,6 +176,20 @@ def test_profile_of_a_file_and_a_model(exported, there: Path, tmp_path: Path) ->
     assert shown.exit_code == 0, shown.stderr
     for words in ("★", "cpu-1t", "pareto.png", "report.html"):
         assert words in shown.stdout
+
+
+def test_profile_of_several_precisions(there: Path, tmp_path: Path) -> None:
+    result = call(
+        "profile", "mine.py:build", "--tol", "1e-1", "--target", "cpu-1t", "--seconds", "0.5",
+        "--precision", "fp32", "--precision", "fp16", "--solver", "rk4", "-o", tmp_path / "out",
+        "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    rows = only_json(result.stdout)["rows"]
+    assert [(row["precision"], row["status"]) for row in rows] == [
+        ("fp32", "measured"), ("fp16", "measured")
+    ]  # fmt: skip
+    assert {path.suffix for path in (tmp_path / "out").glob("*fp16*")} == {".onnx", ".json"}
 
 
 LISTS = {
@@ -239,8 +253,8 @@ def test_every_package_that_doctor_names_has_an_extra() -> None:
     assert extras.advice("not_ours") is None
 
 
-def export(model: str, *more: str) -> tuple[str, ...]:
-    return ("export", model, "--tol", TOL, "-o", "out/m.pt", *more)
+def export(model: str, *more: str, tol: str = TOL) -> tuple[str, ...]:
+    return ("export", model, "--tol", tol, "-o", "out/m.pt", *more)
 
 
 BAD = [
@@ -259,8 +273,10 @@ BAD = [
     (export("mine.py:build", "--form", "lop"), 2, "no form 'lop'.*unrolled"),
     (export("mine.py:build", "--precision", "int3"), 2, "no precision 'int3'.*fp32"),
     (export("mine.py:build", "--metric", "taste"), 2, "no metric 'taste'.*output"),
-    (export("mine.py:build", "--tol", "0"), 2, "positive.*got 0"),
-    (export("mine.py:build", "--tol", "nan"), 2, "positive.*got nan"),
+    (export("mine.py:build", tol="0"), 2, "positive.*got 0"),
+    (export("mine.py:build", tol="nan"), 2, "positive.*got nan"),
+    (export("mine.py:build", "--tol", "1e-3"), 2, "exactly one tolerance without a name"),
+    (export("mine.py:build", tol="small"), 2, "could not convert .* give a number"),
     (export("mine.py:build", "--coverage", "1"), 2, "--coverage.*between 0 and 1"),
     (export("mine.py:build", "--nfe", "0"), 2, "--nfe must be at least 1"),
     (export("mine.py:build", "--static", "z"), 2, "--static names z; the inputs are x"),
@@ -277,7 +293,7 @@ BAD = [
     (export("mine.py:diverging"), 2, "diverge|finite"),
     (export("mine.py:build", "-o", "out/m.exe"), 2, "no known suffix.*onnx"),
     (export("mine.py:build", "-o", "out/none/m.pt"), 2, "out/none does not exist"),
-    (export("mine.py:build", "--solver", "euler", "--nfe", "1", "--tol", "1e-7"), 1, "tolerance"),
+    (export("mine.py:build", "--solver", "euler", "--nfe", "1", tol="1e-7"), 1, "tolerance"),
     (("profile", "mine.py:build", "--tol", "-1", "-o", "out"), 2, "positive.*got -1"),
     (("profile", "mine.py:build", "--target", "cpu1", "-o", "out"), 2, "no target 'cpu1'"),
     (("profile", "no.onnx", "-o", "out"), 2, "no.onnx"),
@@ -315,7 +331,6 @@ def test_bad_input(line: tuple[str, ...], code: int, words: str, there: Path) ->
         ("exprot",),
         ("export",),
         ("export", "mine.py:build", "-o", "m.pt"),
-        ("export", "mine.py:build", "--tol", "small", "-o", "m.pt"),
         ("verify", "m.onnx", "--fast"),
         ("train",),
     ],

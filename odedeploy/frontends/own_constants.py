@@ -59,8 +59,8 @@ def _tensors(values: Values, parameters: Mapping[str, nn.Parameter]) -> dict[str
                 "plan for this model."
             )
         tensor = torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-        like = {"dtype": parameter.dtype, "device": parameter.device}
-        tensors[name] = tensor.to(**like).reshape(parameter.shape)
+        placed = tensor.to(dtype=parameter.dtype, device=parameter.device)
+        tensors[name] = placed.reshape(parameter.shape)
     return tensors
 
 
