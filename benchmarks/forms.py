@@ -24,10 +24,8 @@ from odedeploy import api
 from odedeploy.graph import OdeGraph
 from odedeploy.grid import Grid
 from odedeploy.lowering import lower
-from odedeploy.lowering.adaptive import Control
-from odedeploy.lowering.adaptive import adaptive as written_adaptive
 from odedeploy.passes import clean
-from odedeploy.program import Plan, solve_plan
+from odedeploy.program import Control, Plan, solve_plan
 from odedeploy.solvers import find
 
 STEPS = (4, 16, 64)
@@ -96,8 +94,8 @@ def adaptive(
     graph: OdeGraph, model: torch.nn.Module, images: np.ndarray, rounds: int
 ) -> dict[str, object]:
     """The adaptive form beside torchdiffeq at the same tolerance, and the spread of its cost."""
-    control = Control(TOLERANCE)
-    data = ir.to_proto(clean(written_adaptive(graph, Plan(()), control)))
+    plan = Plan((), control=Control(TOLERANCE))
+    data = ir.to_proto(clean(lower(graph, plan, "adaptive")))
     made = session(data.SerializeToString())
     torch.set_num_threads(1)
 

@@ -20,6 +20,7 @@ from odedeploy.cli.options import (
     Metric,
     Model,
     Noise,
+    PerSample,
     Replan,
     Samples,
     Seed,
@@ -47,9 +48,10 @@ def export(
     ] = None,
     target: Annotated[str, typer.Option(metavar="NAME", help="What it will run on.")] = "cpu",
     precision: Annotated[str, typer.Option(metavar="NAME", help="Arithmetic.")] = "fp32",
-    form: Annotated[str, typer.Option(metavar="NAME", help="How the solve is written.")] = (
-        "unrolled"
-    ),
+    form: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="How the solve is written: unrolled, loop or adaptive."),
+    ] = "unrolled",
     solver: Annotated[
         str,
         typer.Option(
@@ -57,6 +59,7 @@ def export(
             help="auto, classical, learned, distilled, or one of `odedeploy solvers`.",
         ),
     ] = "auto",
+    per_sample: PerSample = False,
     nfe: Annotated[
         int | None, typer.Option(help="Exactly this many evaluations of the vector field.")
     ] = None,
@@ -75,7 +78,8 @@ def export(
 ) -> None:
     """Write MODEL as one file that keeps a tolerance.
 
-    The file holds the cheapest fixed-step solve whose error is certified on held-out inputs.
+    The file holds the cheapest fixed-step solve whose error is certified on held-out inputs, or,
+    with --form adaptive, an embedded pair with the loosest tolerance that is.
 
     Nothing is written when no plan keeps it, unless --best-effort is given.
     """
@@ -85,6 +89,7 @@ def export(
         form=form, solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
         samples=samples, seed=seed, budget=budget, allow_distilled=allow_distilled,
         replan=replan, noise=noise, alarm=alarm, best_effort=best_effort,
+        per_sample=per_sample,
     )  # fmt: skip
     _check_names(spec)
     with output.working() as progress:

@@ -87,6 +87,10 @@ Alarm = Annotated[
 BestEffort = Annotated[
     bool, typer.Option("--best-effort", help="Write the best there is when it falls short.")
 ]
+PerSample = Annotated[
+    bool,
+    typer.Option("--per-sample", help="With --form adaptive: every sample has its own steps."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 

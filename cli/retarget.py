@@ -15,6 +15,7 @@ from odedeploy.cli.options import (
     File,
     Inputs,
     Json,
+    PerSample,
     Samples,
     Seed,
 )
@@ -36,6 +37,7 @@ def retarget(
     solver: Annotated[
         str, typer.Option(metavar="NAME", help="A solver of `odedeploy solvers`, or auto.")
     ] = "auto",
+    per_sample: PerSample = False,
     nfe: Annotated[
         int | None, typer.Option(help="Exactly this many evaluations of the vector field.")
     ] = None,
@@ -55,7 +57,7 @@ def retarget(
     """  # fmt: skip
     spec = ExportSpec(
         tol=tol, form=form, solver=solver, nfe=nfe, coverage=coverage, confidence=confidence,
-        samples=samples, seed=seed, best_effort=best_effort,
+        samples=samples, seed=seed, best_effort=best_effort, per_sample=per_sample,
     )  # fmt: skip
     to = to or path.with_name(f"{path.stem}-{tol:g}{path.suffix}")
     with output.working() as progress:

@@ -25,6 +25,7 @@ def of(manifest: Manifest) -> list[Any]:
                 ("  discretisation, largest", manifest.discretisation_error),
                 ("  export, largest", manifest.export_error),
                 ("steps, certified", _steps(manifest)),
+                *control(manifest),
                 *alarm(manifest),
                 ("reference", _reference(manifest.reference)),
                 ("inputs", _signature(manifest.inputs)),
@@ -47,6 +48,21 @@ def _bound(manifest: Manifest) -> str:
     if error.bound is None:
         return "no bound"
     return f"{error.bound:.3g} on {error.samples} inputs"
+
+
+def control(manifest: Manifest) -> list[tuple[str, str]]:
+    """How an adaptive file chooses its steps; nothing for one with fixed steps."""
+    known = manifest.extra.get("control")
+    if known is None:
+        return []
+    steps = "of each sample" if known["per_sample"] else "of the whole batch"
+    spent = known["evaluations"]
+    return [
+        ("steps", f"{steps}, by default rtol = atol = {known['tolerance']:g} and at most "
+                  f"{known['max_evaluations']} evaluations"),
+        ("  evaluations", f"{spent['mean']:.1f} on average, at most {spent['max']}, on the "
+                          "certification inputs"),
+    ]  # fmt: skip
 
 
 def alarm(manifest: Manifest) -> list[tuple[str, str]]:

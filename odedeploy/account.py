@@ -18,6 +18,7 @@ from odedeploy.planned import Planned
 from odedeploy.program import Plan
 from odedeploy.search import Certificate, promise
 from odedeploy.spec import ExportSpec
+from odedeploy.step_control import ROWS
 from odedeploy.verification import Verification
 
 PACKAGES = ("numpy", "torch", "onnx", "onnx-ir", "onnxruntime", "torchdiffeq")
@@ -41,6 +42,12 @@ def manifest_of(
     extra, moved = _extra(graph, spec), verification.quantisation_error
     if "times_as_input" in extra:
         promised += " Times are an input of the file, and these inputs share one vector of times."
+    control = planned.plan.control
+    if control is not None and not control.per_sample:
+        promised += (
+            " The promise is of inputs run one by one: a batch shares its steps, and in batches of "
+            f"{min(ROWS, certificate.samples)} the certification inputs kept it as well."
+        )
     return Manifest(
         file=path.name,
         format=spec.format,
@@ -51,7 +58,7 @@ def manifest_of(
         metric=metric.name,
         kept=kept,
         promise=promised if kept else f"Nothing is promised: {failures[0]}",
-        plan={"kind": found.best.kind, **describe(planned.plan)},
+        plan={"kind": found.best.kind, **_described(planned)},
         error=report(metric, certificate),
         discretisation_error=float(np.max(verification.discretisation_error)),
         export_error=float(np.max(verification.export_error)),
@@ -62,7 +69,10 @@ def manifest_of(
             "evaluations": reference.evaluations,
         },
         candidates=[
-            {"solver": c.solver, "kind": c.kind, "nfe": c.evaluations, "error": c.error}
+            {
+                "solver": c.solver, "kind": c.kind, "nfe": c.evaluations, "error": c.error,
+                **({} if c.plan.control is None else {"tolerance": c.plan.control.tolerance}),
+            }
             for c in found.candidates
         ],
         seconds=seconds,
@@ -117,6 +127,14 @@ def _verified_of(metric: Metric) -> dict[str, str]:
         "verified": "The artefact gives no states: its error is that of the plan's states in "
         "PyTorch plus the relative error of its outputs against the plan's."
     }
+
+
+def _described(planned: Planned) -> dict[str, Any]:
+    """``describe`` of what is delivered; with step-size control, evaluations are the mean."""
+    said, best = describe(planned.plan), planned.search.best
+    if planned.plan.control is None:
+        return said
+    return {**said, "solver": best.solver, "nfe": best.evaluations}
 
 
 def describe(plan: Plan) -> dict[str, Any]:

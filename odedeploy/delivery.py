@@ -16,14 +16,22 @@ from odedeploy import files, formats, metrics
 from odedeploy.account import manifest_of
 from odedeploy.errors import BadInput, FellShort
 from odedeploy.formats import Built, Format, Runner
-from odedeploy.graph import Inputs, OdeGraph, Outcome, delivered_specs, input_specs
+from odedeploy.graph import (
+    Inputs,
+    OdeGraph,
+    Outcome,
+    delivered_specs,
+    input_specs,
+    output_specs,
+)
 from odedeploy.manifest import Manifest
 from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.reference import SHARE, Reference
-from odedeploy.runtime import GOLDEN, MANIFEST, STEPS, Arrays
+from odedeploy.runtime import CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
 from odedeploy.search import Certificate, Splits, judge, shortfall, split
 from odedeploy.search.alarm import Watched, watch_plan
 from odedeploy.spec import ExportSpec
+from odedeploy.step_control import Asked, cost, trials, verified
 from odedeploy.step_counts import measured
 from odedeploy.tolerance import Tolerance, worst_error
 from odedeploy.verification import GOLDEN_INPUTS, Verification, golden, verify
@@ -79,7 +87,11 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         apart = max(10 * Tolerance.FLOAT32, margin(None if coarse is None else float(coarse.max())))
         alarm = () if planned.plan.alarm is None else (planned.plan.alarm.output,)
         kept = _kept_inputs(planned.splits)
-        keepsake = golden(runner, kept, tolerance=apart, monitors=alarm).pack()
+        answering: Runner = runner
+        if planned.plan.control is not None:
+            answering = Asked(runner)
+            apart = max(apart, 2 * float(verification.error.max()))
+        keepsake = golden(answering, kept, tolerance=apart, monitors=alarm).pack()
     progress("verify", 1, 1)
     metric = metrics.of(spec)
     certificate = judge(
@@ -124,6 +136,13 @@ def _watched(graph: OdeGraph, planned: Planned, progress: Progress) -> Watched:
 def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification:
     """The artefact against its plan, run in PyTorch or, below fp32, in its own precision."""
     certify, plan = planned.splits.certify, planned.plan
+    if plan.control is not None:
+        return verified(
+            runner, plan.control, certify.inputs,
+            replace(planned.reference, metric=metrics.of(planned.spec)), certify.rows,
+            expected_inputs=input_specs(graph.model),
+            expected_outputs=output_specs(graph.model), tol=planned.spec.tol,
+        )  # fmt: skip
     assert graph.evaluator is not None
     outcome = graph.evaluator.run(plan, certify.inputs, "float32")
     expected, moved = _in_precision(graph, planned, outcome)
@@ -192,7 +211,10 @@ def artefact_errors(
 
 def _of_form(graph: OdeGraph, planned: Planned, runner: Runner) -> dict[str, Any]:
     """What the manifest says of this form alone."""
-    spec, certify = planned.spec, planned.splits.certify
+    spec, certify, control = planned.spec, planned.splits.certify, planned.plan.control
+    if control is not None:
+        spent = cost(trials(Asked(runner), control, certify.inputs))
+        return {CONTROL: {**control.to_json(), "evaluations": spent}}
     if spec.form != "loop":
         return {}
     outputs = planned.reference.outcome.outputs

@@ -46,8 +46,10 @@ class Manifest:
     PyTorch, both relative errors of the outputs, the largest over the certification inputs. In a
     precision below fp32, ``export_error`` is against the plan run in that precision, and
     ``quantisation_error`` is the artefact against the plan run in PyTorch in fp32.
-    ``tols`` are tolerances of single outputs in place of ``tol``. ``promise`` says in one sentence
-    what is promised.
+    With step-size control ``discretisation_error`` is the artefact against the reference, and
+    ``export_error`` the artefact with tight steps against the reference; ``plan`` counts the mean
+    evaluations. ``tols`` are tolerances of single outputs in place of ``tol``. ``promise`` says in
+    one sentence what is promised.
     """
 
     file: str

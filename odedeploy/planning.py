@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from odedeploy import formats, metrics, precision
+from odedeploy.control_search import search_control
 from odedeploy.delivery import built
 from odedeploy.errors import BadInput, FellShort, OdeDeployError, Unusable
 from odedeploy.evaluator import OnnxEvaluator
@@ -62,7 +63,7 @@ def plan_splits(
     ``evaluator`` runs plans in float64 for the reference, unless one is given, and in float32. A
     lower precision is searched for in that precision: every candidate is lowered, calibrated on a
     part of fit, and run in onnxruntime. ``"auto"`` takes the precision of the lowest latency on
-    ``spec.target``.
+    ``spec.target``. For the adaptive form it is the loosest step-size control that is sought.
 
     Raises BadInput for a model, format or form without this precision, Unusable where onnxruntime
     cannot run it, and FellShort when the precision alone breaks the tolerance.
@@ -77,6 +78,10 @@ def plan_splits(
         reference = reference or solve_reference(
             evaluator, graph.sites, splits.inputs, metrics.of(spec), progress, splits.static
         )
+    if spec.form == "adaptive":
+        with watch("search"):
+            found = search_control(graph, spec, splits, reference, progress)
+        return Planned(spec, splits, reference, found, watch.seconds)
     with watch("search"):
         timed = usable(find_target(spec.target)) is None
         costs = measured(graph, spec, splits.fit.inputs, splits.static) if timed else None

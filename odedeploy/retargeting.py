@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from odedeploy import metrics
+from odedeploy.control_search import search_control
 from odedeploy.errors import BadInput
 from odedeploy.evaluator import OnnxEvaluator
 from odedeploy.graph import OdeGraph
@@ -44,8 +45,11 @@ def planned_again(
             plain, graph.sites, splits.inputs, metrics.of(spec), progress, splits.static
         )
     with watch("search"):
-        optimised = OnnxEvaluator(graph, lambda model, plan: clean(model), loops=True)
-        found = search(optimised, graph.sites, spec, splits, reference, progress)
+        if spec.form == "adaptive":
+            found = search_control(graph, spec, splits, reference, progress)
+        else:
+            optimised = OnnxEvaluator(graph, lambda model, plan: clean(model), loops=True)
+            found = search(optimised, graph.sites, spec, splits, reference, progress)
     before = artefact.manifest
     notes = {"retargeted": {"file": path.name, "tol": None if before is None else before.tol}}
     planned = Planned(

@@ -11,16 +11,17 @@ import numpy as np
 from odedeploy import formats, metrics
 from odedeploy.delivery import artefact_errors, captured, margin
 from odedeploy.errors import BadInput
-from odedeploy.graph import delivered_specs, input_specs
+from odedeploy.graph import Inputs, OdeGraph, delivered_specs, input_specs, output_specs
 from odedeploy.manifest import Manifest
 from odedeploy.planned import Progress
 from odedeploy.program import Plan
-from odedeploy.reference import batch_size
+from odedeploy.reference import Reference, batch_size
 from odedeploy.reference import solve as solve_reference
 from odedeploy.runtime import read_manifest
 from odedeploy.search import judge, shortfall
 from odedeploy.spec import ExportSpec
-from odedeploy.verification import check_golden, verify
+from odedeploy.step_control import verified
+from odedeploy.verification import Verification, check_golden, verify
 
 if TYPE_CHECKING:
     from odedeploy.frontends.loading import Loaded
@@ -87,15 +88,8 @@ def _against(
     reference = solve_reference(
         evaluator, graph.sites, inputs, judged, progress, evaluator.static
     )
-    outcome = evaluator.run(plan, inputs, "float32")
     rows = np.arange(batch_size(inputs, evaluator.static))
-    verification = verify(
-        runner, inputs, outcome.outputs, reference.outcome.outputs,
-        expected_inputs=input_specs(graph.model),
-        expected_outputs=delivered_specs(graph.model, plan), monitors=outcome.monitors,
-        tol=spec.tol, export_tol=margin(manifest.quantisation_error),
-        metric=artefact_errors(reference, outcome, rows),
-    )  # fmt: skip
+    verification = _judged(runner, manifest, graph, plan, inputs, reference, rows)
     certificate = judge(verification.error, judged.limit, judged.coverage, spec.confidence)
     reached = certificate.rate if judged.counts else certificate.bound
     failures = list(verification.failures)
@@ -105,3 +99,29 @@ def _against(
         )
     return VerifyReport(str(path), loaded.name, not failures, reached, spec.tol,
                         certificate.samples, tuple(failures), manifest.promise)  # fmt: skip
+
+
+def _judged(
+    runner: formats.Runner,
+    manifest: Manifest,
+    graph: OdeGraph,
+    plan: Plan,
+    inputs: Inputs,
+    reference: Reference,
+    rows: np.ndarray,
+) -> Verification:
+    """The file against its model on all ``inputs``, which are ``rows`` of the reference."""
+    if plan.control is not None:
+        return verified(
+            runner, plan.control, inputs, reference, rows, tol=manifest.tol,
+            expected_inputs=input_specs(graph.model), expected_outputs=output_specs(graph.model),
+        )  # fmt: skip
+    assert graph.evaluator is not None
+    outcome = graph.evaluator.run(plan, inputs, "float32")
+    return verify(
+        runner, inputs, outcome.outputs, reference.outcome.outputs,
+        expected_inputs=input_specs(graph.model),
+        expected_outputs=delivered_specs(graph.model, plan), monitors=outcome.monitors,
+        tol=manifest.tol, export_tol=margin(manifest.quantisation_error),
+        metric=artefact_errors(reference, outcome, rows),
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from odedeploy.errors import BadInput, UnknownName
 
-FORMS = ("unrolled", "loop")
+FORMS = ("unrolled", "loop", "adaptive")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "auto")
 METRICS = ("output", "state", "agreement")
 """Beside these a metric is a person's own function, ``module:function``."""
@@ -33,6 +33,7 @@ class ExportSpec:
     ``precision`` is that of the vector fields, ``"auto"`` the one with the lowest measured
     latency. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``.
     ``alarm`` adds an output that tells solves unlike those of the calibration inputs.
+    ``per_sample`` gives every sample of an adaptive file steps of its own.
     ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.
@@ -57,6 +58,7 @@ class ExportSpec:
     budget: float | None = None
     allow_distilled: bool = False
     alarm: bool = False
+    per_sample: bool = False
 
     def __post_init__(self) -> None:
         for tol in (self.tol, *self.tols.values()):
@@ -77,6 +79,7 @@ class ExportSpec:
                 "--alarm watches a fixed number of evaluations in full precision, got the form "
                 f"{self.form!r} in {self.precision}; write unrolled fp32, or leave it out."
             )
+        self._check_form()
         for kind, value, known in (
             ("form", self.form, FORMS),
             ("precision", self.precision, PRECISIONS),
@@ -89,6 +92,36 @@ class ExportSpec:
     def distils(self) -> bool:
         """Whether evaluations may have biases of their own."""
         return self.solver == "distilled" or (self.allow_distilled and self.solver == "auto")
+
+    def _check_form(self) -> None:
+        """What a form other than the unrolled one cannot have."""
+        if self.per_sample and self.form != "adaptive":
+            raise BadInput(
+                "--per-sample gives every sample steps of its own, which the form "
+                f"{self.form!r} has not; add --form adaptive."
+            )
+        if self.form == "unrolled":
+            return
+        if self.solver in ("learned", "distilled") or self.allow_distilled:
+            raise BadInput(
+                f"The form {self.form!r} holds one step of a solver of the catalogue, and a fitted "
+                "plan has none to repeat; take --solver classical, or write the unrolled form."
+            )
+        if self.precision != "fp32":
+            raise BadInput(
+                f"Precision {self.precision} is written in the unrolled form, not in "
+                f"{self.form!r}; ask for fp32, or for that."
+            )
+        if self.form == "adaptive" and self.nfe is not None:
+            raise BadInput(
+                f"--nfe {self.nfe} fixes the evaluations, which the form 'adaptive' chooses as it "
+                "runs; drop it, or write the unrolled form."
+            )
+        if self.form == "adaptive" and self.metric == "state":
+            raise BadInput(
+                "--metric state reads the final states, which the form 'adaptive' does not give; "
+                "take output, or a function of the outputs."
+            )
 
     def _check_metric(self) -> None:
         if ":" not in self.metric and self.metric not in METRICS:

@@ -14,13 +14,11 @@ from torchdiffeq import odeint
 
 from odedeploy.errors import BadInput, UnknownName
 from odedeploy.graph import OdeGraph, Site
-from odedeploy.lowering.adaptive import ESTIMATE, Control, adaptive
-from odedeploy.lowering.rows import per_sample
+from odedeploy.lowering.adaptive import ESTIMATE, adaptive
 from odedeploy.passes import clean
-from odedeploy.program import Plan
+from odedeploy.program import Control, Plan
 from odedeploy.solvers import SOLVERS
 
-NONE = Plan(())
 TIMES = {
     "forward": (0.0, 1.0),
     "reversed": (1.0, -0.5),
@@ -30,7 +28,7 @@ TIMES = {
 
 
 def written(graph: OdeGraph, tolerance: float = 1e-4, **options: Any) -> ir.Model:
-    return adaptive(graph, NONE, Control(tolerance, **options))
+    return adaptive(graph, Plan((), control=Control(tolerance, **options)))
 
 
 def solved(
@@ -161,7 +159,7 @@ def test_per_sample_answers_do_not_depend_on_batch_mates(name: str, times: str) 
     inputs = example.inputs(5)
     inputs["x"][1] *= 30
     alone = clean(written(example.graph))
-    together = run(clean(per_sample(written(example.graph))), inputs)
+    together = run(clean(written(example.graph, per_sample=True)), inputs)
     for i in range(5):
         single = run(alone, {key: array[i : i + 1] for key, array in inputs.items()})
         for one, all_ in zip(single, together, strict=True):
@@ -171,7 +169,7 @@ def test_per_sample_answers_do_not_depend_on_batch_mates(name: str, times: str) 
 
 def test_cost_follows_the_problem() -> None:
     """A sample further out turns faster and takes more evaluations."""
-    model = clean(per_sample(written(growing(), 1e-5)))
+    model = clean(written(growing(), 1e-5, per_sample=True))
     x = np.array([[0.01], [0.5], [0.9], [0.99]], np.float32)
     out, evaluations, converged = run(model, {"x": x})
     assert evaluations.tolist() == sorted(evaluations.tolist())
@@ -183,8 +181,7 @@ def test_cost_follows_the_problem() -> None:
 @pytest.mark.parametrize("rows", (False, True))
 def test_weights_live_once_beside_the_evaluations(rows: bool) -> None:
     graph = convolution(channels=16)
-    model = written(graph)
-    model = clean(per_sample(model) if rows else model)
+    model = clean(written(graph, per_sample=rows))
     large = [
         value.name
         for body in model.graphs()
@@ -200,7 +197,8 @@ def test_weights_live_once_beside_the_evaluations(rows: bool) -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_checker_accepts_it(name: str) -> None:
     example = GRAPHS[name](np.float32, TIMES["several"])
-    for model in (written(example.graph), per_sample(written(example.graph))):
+    for rows in (False, True):
+        model = written(example.graph, per_sample=rows)
         onnx.checker.check_model(ir.to_proto(clean(model)), full_check=True)
 
 

@@ -48,7 +48,7 @@ class BuiltOnnx:
 class Onnx:
     name = "onnx"
     suffix = ".onnx"
-    forms = ("unrolled", "loop")
+    forms = ("unrolled", "loop", "adaptive")
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltOnnx:
         from odedeploy.graph.serial import pack

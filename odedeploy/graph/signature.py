@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from odedeploy.manifest import TensorSpec
 from odedeploy.program import Plan
+from odedeploy.program.control import REPORTS
 
 
 def input_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
@@ -21,11 +22,14 @@ def output_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
 
 
 def delivered_specs(model: ir.Model, plan: Plan) -> tuple[TensorSpec, ...]:
-    """The outputs of ``model`` under ``plan``: its own and, last, the plan's alarm."""
-    specs = output_specs(model)
+    """The outputs of ``model`` under ``plan``: its own and, last, the plan's alarm or the reports
+    of its step-size control."""
+    specs, batch = output_specs(model), batch_symbol(model.graph)
+    if plan.control is not None:
+        shape = (str(batch),) if plan.control.per_sample else ()
+        return (*specs, *(TensorSpec(name, "int64", shape) for name in REPORTS))
     if plan.alarm is None:
         return specs
-    batch = batch_symbol(model.graph)
     return (*specs, TensorSpec(plan.alarm.output, "float32", (str(batch),)))
 
 

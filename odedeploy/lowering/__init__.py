@@ -20,6 +20,7 @@ FORMS: Mapping[str, str] = MappingProxyType(
     {
         "unrolled": "odedeploy.lowering.unrolled:unroll",
         "loop": "odedeploy.lowering.loop:loop",
+        "adaptive": "odedeploy.lowering.adaptive:adaptive",
     }
 )
 
@@ -29,7 +30,6 @@ def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
 
     Inputs, outputs, their names and dynamic axes stay as they are, and so does ``graph``; the
     plan's alarm is one more output. A form may add inputs that have defaults, and outputs.
-    ``options`` are those of the form: ``control`` of the adaptive one.
     Raises UnknownName for a form that is not in ``FORMS``, BadInput for a plan of another model
     and for a form other than unrolled when a vector field cannot be held as a function or the plan
     has an alarm.

@@ -11,7 +11,6 @@ end the loop with ``converged`` 0 and the last accepted state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +21,7 @@ from odedeploy.lowering import unrolled
 from odedeploy.lowering.combination import Combinations
 from odedeploy.lowering.control import Clock, first_step
 from odedeploy.lowering.field import FieldCopies
+from odedeploy.lowering.rows import per_sample
 from odedeploy.lowering.surgery import (
     Solve,
     States,
@@ -31,15 +31,16 @@ from odedeploy.lowering.surgery import (
     stacked,
 )
 from odedeploy.lowering.writer import Writer
-from odedeploy.program import Plan
+from odedeploy.program import Control, Plan
+from odedeploy.program.control import (
+    ATOL,
+    CONVERGED,
+    EVALUATIONS,
+    MAX_EVALUATIONS,
+    RTOL,
+)
 from odedeploy.solvers import find
 from odedeploy.tableau import Tableau
-
-RTOL, ATOL, MAX_EVALUATIONS = "rtol", "atol", "max_evaluations"
-"""Inputs that have defaults: relative and absolute tolerance of a step, evaluations of a solve."""
-
-EVALUATIONS, CONVERGED = "evaluations", "converged"
-"""Outputs, 0-d int64: evaluations of all solves together, and 1 when all reached their ends."""
 
 START = 2
 """Evaluations that find the first step."""
@@ -56,26 +57,22 @@ ESTIMATE = {"dopri5": 2 / 3}
 """Share of the published error estimate that counts; torchdiffeq's is two thirds of dopri5's."""
 
 
-@dataclass(frozen=True)
-class Control:
-    """Defaults of an adaptive solve: ``tolerance`` is both ``rtol`` and ``atol``."""
+def adaptive(graph: OdeGraph, plan: Plan) -> ir.Model:
+    """A copy of the graph's model whose solves choose their own steps, as ``plan.control`` says.
 
-    tolerance: float = 1e-3
-    max_evaluations: int = 10_000
-    solver: str = "dopri5"
-
-
-def adaptive(graph: OdeGraph, plan: Plan, control: Control = Control()) -> ir.Model:
-    """A copy of the graph's model whose solves choose their own steps.
-
-    Fixed-step calls that are kept are unrolled as ``plan`` says. The error norm runs over the
-    whole batch. Raises BadInput for a solver that is no embedded pair, for one without an
-    interpolant where states between the ends are asked for, and when a name of an input or output
-    of this form is taken.
+    Fixed-step calls that are kept are unrolled as ``plan`` says. Raises BadInput for a plan without
+    control, for a solver that is no embedded pair, for one without an interpolant where states
+    between the ends are asked for, and when a name of an input or output of this form is taken.
     """
+    control = plan.control
+    if control is None:
+        raise BadInput(
+            "The adaptive form needs a plan with step-size control, and this one has none; plan "
+            "for the form 'adaptive'."
+        )
     counts: list[ir.Value] = []
     ends: list[ir.Value] = []
-    pair = _pair(control.solver)
+    pair = embedded_pair(control.solver)
 
     def write(solve: Solve, writer: Writer) -> Sequence[ir.Value]:
         if solve.site.kept is not None:
@@ -88,10 +85,11 @@ def adaptive(graph: OdeGraph, plan: Plan, control: Control = Control()) -> ir.Mo
     model = rewritten(graph, write)
     _report(model, EVALUATIONS, "Add", counts)
     _report(model, CONVERGED, "Min", ends)
-    return model
+    return per_sample(model) if control.per_sample else model
 
 
-def _pair(name: str) -> Tableau:
+def embedded_pair(name: str) -> Tableau:
+    """The solver of that name; raises BadInput when it cannot control its own steps."""
     method = find(name)
     if not isinstance(method, Tableau) or method.b_low is None:
         raise BadInput(f"{name!r} has no embedded solution to control steps with; take dopri5.")

@@ -6,6 +6,7 @@ from odedeploy.program.build import build as build
 from odedeploy.program.build import solve_plan as solve_plan
 from odedeploy.program.build import write as write
 from odedeploy.program.constants import Constants as Constants
+from odedeploy.program.control import Control as Control
 from odedeploy.program.dense import Dense as Dense
 from odedeploy.program.dense import contract as contract
 from odedeploy.program.dense import expand as expand

@@ -16,6 +16,7 @@ from odedeploy.errors import BadInput
 from odedeploy.grid import Grid
 from odedeploy.program.alarm import Alarm
 from odedeploy.program.constants import Constants
+from odedeploy.program.control import Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +105,16 @@ class Plan:
     """One SolvePlan per solve of the model, in the order of the model's calls.
 
     ``alarm`` is an output that is made of the slopes of these solves, beside the model's own.
+    ``control`` is how the solves that are not among ``solves`` choose their own steps.
     """
 
     solves: tuple[SolvePlan, ...]
     alarm: Alarm | None = None
+    control: Control | None = None
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of all solves together (NFE)."""
+        """Evaluations of all solves with fixed steps together (NFE)."""
         return sum(solve.program.evaluations for solve in self.solves)
 
     def __getitem__(self, site: str) -> SolvePlan:
@@ -123,7 +126,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers; ``from_json`` gives the same plan back, bit for bit."""
         alarm = {} if self.alarm is None else {"alarm": self.alarm.to_json()}
-        return {"solves": [_solve_to_json(solve) for solve in self.solves], **alarm}
+        control = {} if self.control is None else {"control": self.control.to_json()}
+        return {"solves": [_solve_to_json(solve) for solve in self.solves], **alarm, **control}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
@@ -132,6 +136,7 @@ class Plan:
             return cls(
                 tuple(_solve_from_json(solve) for solve in data["solves"]),
                 Alarm.from_json(data["alarm"]) if "alarm" in data else None,
+                Control.from_json(data["control"]) if "control" in data else None,
             )
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise BadInput(

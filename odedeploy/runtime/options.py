@@ -14,6 +14,12 @@ from odedeploy.manifest import Manifest, TensorSpec
 STEPS = "steps"
 """The number of steps of a loop; also its key in the manifest's ``extra``."""
 
+CONTROL = "control"
+"""Key in the manifest's ``extra`` of what controls the steps of an adaptive file."""
+
+TOLERANCES = ("rtol", "atol")
+"""The inputs of an adaptive file for its tolerance of a step."""
+
 
 def check_options(given: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
     """``given`` as arrays of the dtypes of ``specs``; single numbers are converted.
@@ -35,8 +41,24 @@ def check_options(given: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict
     return arrays
 
 
-def warn_of_steps(options: Mapping[str, np.ndarray], manifest: Manifest | None) -> None:
-    """Warn when a step count is asked for that the artefact is not certified for."""
+def warn_of_options(options: Mapping[str, np.ndarray], manifest: Manifest | None) -> None:
+    """Warn of a step count or a tolerance for which the artefact is not certified."""
+    _warn_of_steps(options, manifest)
+    control = None if manifest is None else manifest.extra.get(CONTROL)
+    if control is None or manifest is None:
+        return
+    certified = float(control["tolerance"])
+    for name in TOLERANCES:
+        asked = float(options.get(name, certified))
+        if asked > certified * (1 + 1e-6):
+            warnings.warn(
+                f"{name} = {asked:g} is above {certified:g}, with which this file is certified to "
+                f"keep its tolerance {manifest.tol:g}.",
+                stacklevel=4,
+            )
+
+
+def _warn_of_steps(options: Mapping[str, np.ndarray], manifest: Manifest | None) -> None:
     known = None if manifest is None else manifest.extra.get(STEPS)
     if STEPS not in options or known is None or manifest is None:
         return
@@ -46,5 +68,5 @@ def warn_of_steps(options: Mapping[str, np.ndarray], manifest: Manifest | None) 
         warnings.warn(
             f"{steps} steps are outside {low} to {high}, for which the error of this file is "
             f"measured to keep its tolerance {manifest.tol:g}.",
-            stacklevel=4,
+            stacklevel=5,
         )

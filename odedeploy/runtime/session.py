@@ -16,7 +16,7 @@ from odedeploy.errors import BadInput, Crashed, UnknownName, Unusable
 from odedeploy.manifest import Manifest, TensorSpec
 from odedeploy.runtime.container import check_container
 from odedeploy.runtime.metadata import Golden, alarm_output, read_golden, read_manifest
-from odedeploy.runtime.options import check_options, warn_of_steps
+from odedeploy.runtime.options import check_options, warn_of_options
 from odedeploy.runtime.signature import UNNAMED, check_inputs
 
 CPU = "CPUExecutionProvider"
@@ -81,7 +81,7 @@ class Model:
         """Outputs by name.
 
         With ``check`` false the arrays go to onnxruntime as they are, NaN and infinity included.
-        Warns of a number of steps for which the file is not certified.
+        Warns of a number of steps or a tolerance for which the file is not certified.
 
         Raises BadInput for inputs that do not fit and Crashed when onnxruntime fails.
         """
@@ -99,7 +99,7 @@ class Model:
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         options = check_options(inputs, self.options)
         if options:
-            warn_of_steps(options, self.manifest)
+            warn_of_options(options, self.manifest)
         rest = {name: value for name, value in inputs.items() if name not in options}
         return check_inputs(rest, self.inputs) | options
 

@@ -20,8 +20,8 @@ class Candidate:
 
     ``fit_error`` and ``validate_error`` are the coverage quantile of the error per input, ``worst``
     its maximum over both splits. ``kind`` is how the plan was found: ``"classical"``, ``"grid"``,
-    ``"learned"`` or ``"distilled"``. ``cost`` is what one input costs by the measure of the search,
-    or None.
+    ``"learned"``, ``"distilled"`` or ``"adaptive"``, whose ``evaluations`` are a rounded mean.
+    ``cost`` is what one input costs by the measure of the search, or None.
     """
 
     plan: Plan

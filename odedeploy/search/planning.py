@@ -280,7 +280,7 @@ class _Search:
     def _improves(self) -> bool:
         """Whether plans are to be fitted; raises BadInput when they are and cannot be."""
         solver = self.study.spec.solver
-        if solver not in ("auto", *FITTED):
+        if solver not in ("auto", *FITTED) or self.study.spec.form != "unrolled":
             return False
         able = hasattr(self.study.evaluator, "differentiable")
         if solver in FITTED and not able:
