@@ -52,7 +52,7 @@ class Asked:
         self._options: Inputs = (
             {} if tolerance is None else {name: np.array(tolerance) for name in (RTOL, ATOL)}
         )
-        self.inputs: Sequence[TensorSpec] = runner.inputs
+        self.inputs = runner.inputs
         self.outputs = tuple(s for s in runner.outputs if s.name not in REPORTS)
         self.metadata: Mapping[str, str] = runner.metadata
 
@@ -97,13 +97,12 @@ def errors_of(
 ) -> np.ndarray:
     """The worst error of every input, by the metric of ``reference``; infinite without
     convergence."""
-    return np.max(
-        [
-            np.where(trial.converged, reference.errors(Outcome(trial.outputs, {}), rows), np.inf)
-            for trial in tried
-        ],
-        axis=0,
-    )
+    errors = [
+        np.where(trial.converged, reference.errors(Outcome(trial.outputs, {}), rows), np.inf)
+        for trial in tried
+    ]
+    worst: np.ndarray = np.max(errors, axis=0)
+    return worst
 
 
 def cost(tried: Sequence[Trial]) -> dict[str, Any]:
