@@ -14,8 +14,8 @@ from odedeploy.lowering import lower
 from odedeploy.passes import clean
 from odedeploy.program import Control, Plan
 
-QUICK = ("A3", "B1", "C3", "D3", "E3")
-"""One problem a class."""
+QUICK = ("A1", "A2", "A3")
+"""Problems that the quick tests solve."""
 
 
 def theirs(problem: Problem, tol: float) -> tuple[np.ndarray, int]:
