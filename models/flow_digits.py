@@ -2,7 +2,9 @@
 
 A small U-Net f(t, x, label) on (batch, 1, 28, 28) is regressed on the velocity x1 − x0 of the
 straight path x_t = (1 − t) x0 + t x1 from noise x0 to a digit x1; sampling solves dx/dt = f from
-t = 0 to t = 1. Noise and digits of a batch are paired by optimal transport within each label.
+t = 0 to t = 0.97 and ends with the digit that f then points at, x + 0.03 f, because the regressed
+field contracts at a rate of 1/(1 − t), which no explicit method follows to t = 1. Noise and digits
+of a batch are paired by optimal transport within each label.
 
 Sources: Lipman, Chen, Ben-Hamu, Nickel, Le, *Flow Matching for Generative Modeling*, ICLR 2023
 (arXiv 2210.02747); Tong et al., *Improving and generalizing flow-based generative models with
@@ -30,6 +32,9 @@ EMBEDDING = 128
 FREQUENCIES = 16
 CLASSES = 10
 CALIBRATION = 2048
+END = 0.97
+"""Where the solve ends; the rest of the path is one straight step."""
+
 JUDGED = 1000
 RECIPE = Recipe(epochs=16, averaging=0.998)
 FACTS = mnist.FACTS | {
@@ -125,7 +130,7 @@ class FlowDigits(nn.Module):
         self.tolerance = tolerance
 
     def forward(self, noise: Tensor, label: Tensor) -> Tensor:
-        times = torch.tensor([0.0, 1.0], dtype=noise.dtype, device=noise.device)
+        times = torch.tensor([0.0, END], dtype=noise.dtype, device=noise.device)
         trajectory = odeint(
             lambda t, x: self.field(t, x, label),
             noise,
@@ -134,8 +139,9 @@ class FlowDigits(nn.Module):
             atol=self.tolerance,
             method="dopri5",
         )
-        images: Tensor = (trajectory[-1] + 1) / 2
-        return images
+        last = trajectory[-1]
+        digit: Tensor = last + (1 - END) * self.field(times[-1], last, label)
+        return (digit + 1) / 2
 
 
 def build() -> tuple[FlowDigits, dict[str, np.ndarray]]:
