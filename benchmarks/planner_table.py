@@ -152,8 +152,10 @@ def plot(lines: Sequence[Line], path: Path) -> None:
         for i, name in enumerate(COLUMNS):
             values: dict[float, list[float]] = {}
             for seed in {line["seed"] for line in lines}:
-                own = (x for x in lines if (x["model"], x["seed"]) == (model, seed))
-                for p in column((x for x in own if x["weights"] == weights), name):
+                own = [x for x in lines if (x["model"], x["seed"], x["weights"])
+                       == (model, seed, weights)]  # fmt: skip
+                measured = {x["at"] for x in own if x["rung"] == COLUMNS[name][-1]}
+                for p in (p for p in column(own, name) if p["at"] in measured):
                     place = p["at"] if name.startswith("adaptive") else p["nfe"]
                     values.setdefault(place, []).append((p["nfe"], p["q99"]))
             points = sorted(np.median(np.array(v), axis=0).tolist() for v in values.values())
@@ -162,6 +164,8 @@ def plot(lines: Sequence[Line], path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), marker="o", ms=3, lw=1.2, color=f"C{i}",
                           label=name)  # fmt: skip
         axes.set(title=model, xlabel="evaluations", xscale="log", yscale="log")
+        axes.set_xticks([2, 4, 8, 16, 32], labels=["2", "4", "8", "16", "32"])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel("error, 0.99 quantile of untouched inputs")
     panels[0, -1].legend(fontsize=8)
