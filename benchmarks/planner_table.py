@@ -97,7 +97,8 @@ def markdown(found: dict[str, Any]) -> str:
     ratios = ("learned ÷ classical", "learned ÷ adaptive", "distilled ÷ classical",
               "distilled ÷ adaptive")  # fmt: skip
     text = ["Evaluations needed for a 0.99 quantile within the tolerance, median over the seeds "
-            "(range where they differ); — not measured, ✗ not reached.\n"]  # fmt: skip
+            "(range where they differ); — not measured, ✗ by none of the plans measured so far (in "
+            "brackets: the splits in which one does).\n"]  # fmt: skip
     text += _head(("model", "tolerance", *names, *ratios))
     for row in found["needed"]:
         pairs = [(row[f"+ {over.split()[0]}"], row[under]) for over, under in (

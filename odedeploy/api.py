@@ -106,7 +106,7 @@ def plan(
         )
     with watch("check"):
         warnings = _doubts(graph, spec, splits, reference)
-    planned = plan_splits(graph, evaluator, splits, spec, progress, reference)
+    planned = plan_splits(graph, evaluator, splits, spec, reference, progress)
     return replace(
         planned, seconds={**planned.seconds, **watch.seconds}, warnings=planned.warnings + warnings
     )

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from odedeploy.account import manifest_of
 from odedeploy.errors import BadInput, FellShort
 from odedeploy.formats import Built, Format, Runner
 from odedeploy.graph import (
-    Inputs,
     OdeGraph,
     Outcome,
     delivered_specs,
@@ -28,7 +28,7 @@ from odedeploy.manifest import Manifest
 from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.reference import SHARE, Reference
 from odedeploy.runtime import CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
-from odedeploy.search import Certificate, Splits, judge, shortfall, split
+from odedeploy.search import Certificate, judge, shortfall, split
 from odedeploy.search.alarm import Watched, watch_plan
 from odedeploy.spec import ExportSpec
 from odedeploy.step_control import Asked, cost, trials, verified
@@ -83,15 +83,7 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         runner = form.open(draft)
         verification = _verified(graph, planned, runner)
         extra = {} if verification.failures else _of_form(graph, planned, runner)
-        coarse = verification.quantisation_error
-        apart = max(10 * Tolerance.FLOAT32, margin(None if coarse is None else float(coarse.max())))
-        alarm = () if planned.plan.alarm is None else (planned.plan.alarm.output,)
-        kept = _kept_inputs(planned.splits)
-        answering: Runner = runner
-        if planned.plan.control is not None:
-            answering = Asked(runner)
-            apart = max(apart, 2 * float(verification.error.max()))
-        keepsake = golden(answering, kept, tolerance=apart, monitors=alarm).pack()
+        keepsake = _keepsake(planned, runner, verification)
     progress("verify", 1, 1)
     metric = metrics.of(spec)
     certificate = judge(
@@ -119,9 +111,22 @@ def built(form: Format, graph: OdeGraph, planned: Planned) -> Built:
     return BuiltOnnx(planned.transform(lower(graph, plan, spec.form), plan), {})
 
 
-def _kept_inputs(splits: Splits) -> Inputs:
-    """Inputs that may travel in the file: of the certification inputs where there are enough."""
-    return splits.certify.inputs if len(splits.certify) >= GOLDEN_INPUTS else splits.inputs
+def _keepsake(planned: Planned, runner: Runner, verification: Verification) -> str:
+    """Golden inputs and outputs to travel in the file, as text.
+
+    The inputs are of the certification inputs where there are enough. Another machine may answer
+    as far apart as two runs in this precision; with step-size control it may take other steps.
+    """
+    splits, plan = planned.splits, planned.plan
+    inputs = splits.certify.inputs if len(splits.certify) >= GOLDEN_INPUTS else splits.inputs
+    coarse = verification.quantisation_error
+    apart = max(10 * Tolerance.FLOAT32, margin(None if coarse is None else float(coarse.max())))
+    answering: Runner = runner
+    if plan.control is not None:
+        answering = Asked(runner)
+        apart = max(apart, 2 * float(verification.error.max()))
+    monitors = () if plan.alarm is None else (plan.alarm.output,)
+    return golden(answering, inputs, tolerance=apart, monitors=monitors).pack()
 
 
 def _watched(graph: OdeGraph, planned: Planned, progress: Progress) -> Watched:
@@ -215,12 +220,19 @@ def _of_form(graph: OdeGraph, planned: Planned, runner: Runner) -> dict[str, Any
     if control is not None:
         spent = cost(trials(Asked(runner), control, certify.inputs))
         return {CONTROL: {**control.to_json(), "evaluations": spent}}
-    if spec.form != "loop":
+    metric = metrics.of(spec)
+    if spec.form != "loop" or metric.of_states:
         return {}
-    outputs = planned.reference.outcome.outputs
-    reference = {name: array[certify.rows] for name, array in outputs.items()}
+    judged = replace(planned.reference, metric=metric)
+
+    def errors(outputs: Arrays) -> np.ndarray:
+        return judged.errors(Outcome(dict(outputs), {}), certify.rows)
+
+    judge_by = partial(
+        judge, tol=metric.limit, coverage=metric.coverage, confidence=spec.confidence
+    )
     plan = planned.search.plan
-    return {STEPS: measured(runner, plan, graph.sites, certify.inputs, reference, spec)}
+    return {STEPS: measured(runner, plan, graph.sites, certify.inputs, errors, judge_by)}
 
 
 def _failures(

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from odedeploy import formats, metrics, precision
+from odedeploy import formats, precision
 from odedeploy.control_search import search_control
 from odedeploy.delivery import built
-from odedeploy.errors import BadInput, FellShort, OdeDeployError, Unusable
+from odedeploy.errors import FellShort, OdeDeployError, Unusable
 from odedeploy.evaluator import OnnxEvaluator
 from odedeploy.formats import Runner
 from odedeploy.graph import Evaluator, Inputs, OdeGraph, Outcome
@@ -21,7 +21,6 @@ from odedeploy.latency import measured, ratio
 from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.program import Plan
 from odedeploy.reference import Reference, take
-from odedeploy.reference import solve as solve_reference
 from odedeploy.search import Search, Splits, search
 from odedeploy.spec import ExportSpec
 from odedeploy.targets import find as find_target
@@ -55,29 +54,20 @@ def plan_splits(
     evaluator: Evaluator,
     splits: Splits,
     spec: ExportSpec,
+    reference: Reference,
     progress: Progress = silent,
-    reference: Reference | None = None,
 ) -> Planned:
     """The cheapest certified plan in the precision of ``spec``.
 
-    ``evaluator`` runs plans in float64 for the reference, unless one is given, and in float32. A
+    ``evaluator`` runs plans in float32, and ``reference`` is the solve of ``splits.inputs``. A
     lower precision is searched for in that precision: every candidate is lowered, calibrated on a
     part of fit, and run in onnxruntime. ``"auto"`` takes the precision of the lowest latency on
     ``spec.target``. For the adaptive form it is the loosest step-size control that is sought.
 
-    Raises BadInput for a model, format or form without this precision, Unusable where onnxruntime
-    cannot run it, and FellShort when the precision alone breaks the tolerance.
+    Raises BadInput for a model without this precision, Unusable where onnxruntime cannot run it,
+    and FellShort when the precision alone breaks the tolerance.
     """
-    if spec.precision != "fp32" and (spec.format, spec.form) != ("onnx", "unrolled"):
-        raise BadInput(
-            f"Precision {spec.precision} is written as unrolled ONNX, not as {spec.form} "
-            f"{spec.format}; ask for fp32, or for that."
-        )
     watch = Stopwatch()
-    with watch("reference"):
-        reference = reference or solve_reference(
-            evaluator, graph.sites, splits.inputs, metrics.of(spec), progress, splits.static
-        )
     if spec.form == "adaptive":
         with watch("search"):
             found = search_control(graph, spec, splits, reference, progress)

@@ -94,11 +94,16 @@ class ExportSpec:
         return self.solver == "distilled" or (self.allow_distilled and self.solver == "auto")
 
     def _check_form(self) -> None:
-        """What a form other than the unrolled one cannot have."""
+        """What a form, or a format, cannot have."""
         if self.per_sample and self.form != "adaptive":
             raise BadInput(
                 "--per-sample gives every sample steps of its own, which the form "
                 f"{self.form!r} has not; add --form adaptive."
+            )
+        if self.precision != "fp32" and (self.format, self.form) != ("onnx", "unrolled"):
+            raise BadInput(
+                f"Precision {self.precision} is written as unrolled ONNX, not as {self.form} "
+                f"{self.format}; ask for fp32, or for that."
             )
         if self.form == "unrolled":
             return
@@ -106,11 +111,6 @@ class ExportSpec:
             raise BadInput(
                 f"The form {self.form!r} holds one step of a solver of the catalogue, and a fitted "
                 "plan has none to repeat; take --solver classical, or write the unrolled form."
-            )
-        if self.precision != "fp32":
-            raise BadInput(
-                f"Precision {self.precision} is written in the unrolled form, not in "
-                f"{self.form!r}; ask for fp32, or for that."
             )
         if self.form == "adaptive" and self.nfe is not None:
             raise BadInput(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,9 @@ from odedeploy.formats import Runner
 from odedeploy.graph import Inputs, Site
 from odedeploy.lowering.loop import step_counts
 from odedeploy.program import Plan
-from odedeploy.runtime import STEPS, batch_first, batch_symbol
-from odedeploy.search import judge
+from odedeploy.runtime import STEPS, Arrays, batch_first, batch_symbol
+from odedeploy.search import Certificate
 from odedeploy.solvers import find
-from odedeploy.spec import ExportSpec
-from odedeploy.tolerance import worst_error
 
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 """Numbers of steps that are tried, in units of the plan's."""
@@ -29,10 +27,13 @@ def measured(
     plan: Plan,
     sites: tuple[Site, ...],
     inputs: Inputs,
-    reference: Mapping[str, np.ndarray],
-    spec: ExportSpec,
+    errors_of: Callable[[Arrays], np.ndarray],
+    judged: Callable[[np.ndarray], Certificate],
 ) -> dict[str, Any]:
     """Errors of a loop at several numbers of steps, for the manifest.
+
+    ``errors_of`` gives the error of every input from the loop's outputs on ``inputs``, and
+    ``judged`` the certificate of such errors.
 
     ``default`` is the plan's number, ``errors`` holds steps, nfe, bound and max of each number
     tried, and ``certified`` the least and the most steps of the longest run of them around the
@@ -42,8 +43,7 @@ def measured(
     default = sum(solve.grid.steps for solve in free)
     errors = []
     for steps in sorted({max(1, round(factor * default)) for factor in FACTORS}):
-        found = worst_error(_outputs(runner, inputs, steps), reference)
-        certificate = judge(found, spec.tol, spec.coverage, spec.confidence)
+        certificate = judged(errors_of(_outputs(runner, inputs, steps)))
         nfe = plan.evaluations - sum(solve.program.evaluations for solve in free)
         for solve in free:
             shares = [_share(count, default, steps) for count in step_counts(solve)]

@@ -112,7 +112,7 @@ def _add_model(
                 work.entries.append(replace(known, target=target))
                 continue
             try:
-                planned = plan_splits(graph, evaluator, splits, asked, progress, reference)
+                planned = plan_splits(graph, evaluator, splits, asked, reference, progress)
                 if not (planned.search.certified or spec.best_effort):
                     raise FellShort(planned.search.promise)
                 manifest = deliver(graph, planned, path, progress)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 from odegraphs import GRAPHS, convolution, logistic, run
 
-from odedeploy import planning, precision
+from odedeploy import metrics, planning, precision
 from odedeploy.delivery import deliver
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
 from odedeploy.evaluator import OnnxEvaluator
@@ -27,6 +27,7 @@ from odedeploy.passes.rewiring import constant
 from odedeploy.precision import PRECISIONS
 from odedeploy.precision.int8 import WEIGHT
 from odedeploy.program import Plan, solve_plan
+from odedeploy.reference import solve
 from odedeploy.runtime import load
 from odedeploy.search import split
 from odedeploy.solvers import SOLVERS
@@ -149,7 +150,8 @@ def planned(kind: str, tol: float = 0.1, **wishes: Any) -> tuple[OdeGraph, Any]:
     graph = replace(graph, evaluator=evaluator)
     spec = ExportSpec(tol=tol, precision=kind, target="cpu-1t", coverage=0.9, **wishes)
     splits = split(inputs(90), spec)
-    return graph, planning.plan_splits(graph, evaluator, splits, spec)
+    reference = solve(evaluator, graph.sites, splits.inputs, metrics.of(spec))
+    return graph, planning.plan_splits(graph, evaluator, splits, spec, reference)
 
 
 @pytest.mark.parametrize("kind", BOUND)
@@ -184,8 +186,8 @@ def test_a_precision_that_breaks_the_tolerance_says_by_how_much() -> None:
 
 @pytest.mark.parametrize("wish", ({"form": "loop"}, {"format": "torchscript"}))
 def test_other_forms_and_formats_are_refused(wish: dict[str, str]) -> None:
-    with pytest.raises((BadInput, UnknownName)):
-        planned("int8", **wish)
+    with pytest.raises(BadInput, match="Precision int8 is written as unrolled ONNX, not as"):
+        ExportSpec(tol=0.1, precision="int8", **wish)
 
 
 def test_bfloat16_runs_or_says_that_it_cannot() -> None:

@@ -321,7 +321,7 @@ class _Search:
         """The plan of a model whose every solve is a fixed-step call."""
         spec, sites = self.study.spec, self.study.layout.sites
         plan = Plan(tuple(site.kept for site in sites if site.kept is not None))
-        if spec.solver not in RUNGS or spec.nfe not in (None, plan.evaluations):
+        if spec.solver not in ("auto", CLASSICAL) or spec.nfe not in (None, plan.evaluations):
             raise BadInput(
                 "Every solve of this model is a fixed-step call and kept exactly, so there is no "
                 f"solver to choose ({_asked(spec)}); drop the request, or add --replan."
