@@ -17,7 +17,7 @@ def of(manifest: Manifest) -> list[Any]:
         output.facts(
             manifest.file,
             [
-                ("solver", plan["solver"]),
+                ("solver", _solver(plan)),
                 ("evaluations (NFE)", plan["nfe"]),
                 *((f"  {site['name']}", _site(site)) for site in plan["sites"]),
                 ("tolerance", f"{manifest.tol:g}" + ("" if manifest.kept else ", not kept")),
@@ -41,6 +41,13 @@ def of(manifest: Manifest) -> list[Any]:
         "",
         manifest.promise,
     ]
+
+
+def _solver(plan: Mapping[str, Any]) -> str:
+    """The solver, and where its steps or numbers were fitted, how."""
+    how = {"grid": "on a grid of its own", "learned": "fitted", "distilled": "fitted with biases"}
+    said = how.get(plan.get("kind", ""))
+    return str(plan["solver"]) if said is None else f"{plan['solver']}, {said}"
 
 
 def _bound(manifest: Manifest) -> str:

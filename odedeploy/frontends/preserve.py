@@ -35,7 +35,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, before, mode in zip(modules, attributes, modes, strict=True):
-            for name in [n for n in module.__dict__ if n not in before]:
+            for name in module.__dict__.keys() - before.keys():
                 del module.__dict__[name]
             module.__dict__.update(_copied(before))
             module.training = mode
