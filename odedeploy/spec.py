@@ -74,12 +74,6 @@ class ExportSpec:
             raise BadInput(f"--budget is in seconds and must be positive, got {self.budget}.")
         if self.samples is not None and self.samples < 3:
             raise BadInput(f"--samples must be at least 3, one a split, got {self.samples}.")
-        if self.alarm and (self.form, self.precision) != ("unrolled", "fp32"):
-            raise BadInput(
-                "--alarm watches a fixed number of evaluations in full precision, got the form "
-                f"{self.form!r} in {self.precision}; write unrolled fp32, or leave it out."
-            )
-        self._check_form()
         for kind, value, known in (
             ("form", self.form, FORMS),
             ("precision", self.precision, PRECISIONS),
@@ -87,6 +81,12 @@ class ExportSpec:
         ):
             if value is not None and value not in known:
                 raise UnknownName(kind, value, known)
+        if self.alarm and (self.form, self.precision) != ("unrolled", "fp32"):
+            raise BadInput(
+                "--alarm watches a fixed number of evaluations in full precision, got the form "
+                f"{self.form!r} in {self.precision}; write unrolled fp32, or leave it out."
+            )
+        self._check_form()
 
     @property
     def distils(self) -> bool:
