@@ -106,7 +106,7 @@ def _add_model(
     for target in targets:
         for spec in specs:
             asked = replace(spec, format=target.format, target=target.name)
-            path = folder / _file_name(model.name, asked)
+            path = folder / _file_name(model.name, asked, target.variant)
             known = next((e for e in work.entries if e.file == path), None)
             if known is not None:
                 work.entries.append(replace(known, target=target))
@@ -187,9 +187,9 @@ def _missed(model: str, spec: ExportSpec, reason: str) -> Row:
     )  # fmt: skip
 
 
-def _file_name(model: str, spec: ExportSpec) -> str:
-    precision = "" if spec.precision == "fp32" else f"-{spec.precision}"
-    return f"{_stem(model)}-{spec.tol:g}{precision}{formats.find(spec.format).suffix}"
+def _file_name(model: str, spec: ExportSpec, variant: str) -> str:
+    kind = "".join(f"-{part}" for part in (spec.precision, variant) if part not in ("fp32", ""))
+    return f"{_stem(model)}-{spec.tol:g}{kind}{formats.find(spec.format).suffix}"
 
 
 def _stem(name: str) -> str:
