@@ -70,7 +70,9 @@ def answers(file: Path, inputs: Path) -> dict[str, np.ndarray]:
     return dict(np.load(outputs))
 
 
-def built(folder: Path, wanted: list[str]) -> tuple[dict[str, Path], dict[str, dict[str, Any]], Any]:
+def built(
+    folder: Path, wanted: list[str]
+) -> tuple[dict[str, Path], dict[str, dict[str, Any]], dict[str, np.ndarray]]:
     """The files by label, what is known of each, and the images."""
     loaded = api.load_model("mnist-odenet")
     graph = api.capture(loaded.module, loaded.inputs)

@@ -27,6 +27,7 @@ from odedeploy.graph import (
 from odedeploy.manifest import Manifest
 from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.reference import SHARE, Reference
+from odedeploy.roofline import work_of
 from odedeploy.runtime import CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
 from odedeploy.search import Certificate, judge, shortfall, split
 from odedeploy.search.alarm import Watched, watch_plan
@@ -119,6 +120,7 @@ def drafted(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         {**planned.seconds, **watch.seconds},
     )
     manifest.extra.update(extra, **({"limits": limits} if limits else {}))
+    manifest.plan.update(_work(graph, planned))
     return Draft(artefact, manifest, keepsake)
 
 
@@ -255,6 +257,20 @@ def _of_form(graph: OdeGraph, planned: Planned, runner: Runner) -> dict[str, Any
     )
     plan = planned.search.plan
     return {STEPS: measured(runner, plan, graph.sites, certify.inputs, errors, judge_by)}
+
+
+def _work(graph: OdeGraph, planned: Planned) -> dict[str, Any]:
+    """What one inference does, for estimates; nothing for a plan whose work is not a number."""
+    from odedeploy.lowering import lower
+    from odedeploy.passes import clean
+
+    spec = planned.spec
+    if graph.trace is not None or (spec.form, spec.precision) != ("unrolled", "fp32"):
+        return {}
+    import onnx_ir as ir
+
+    found = work_of(ir.to_proto(clean(lower(graph, planned.plan, "unrolled"))))
+    return {} if found is None else {"work": found.to_json()}
 
 
 def _failures(

@@ -9,11 +9,16 @@ a lower bound and far below what small fields take; ``this_machine`` measures ho
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +26,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     import onnx
+
+
+HERE = "this machine"
 
 
 @dataclass(frozen=True)
@@ -111,21 +119,33 @@ def estimate(work: Work, device: Device) -> float:
 
 
 def estimates(work: Work) -> dict[str, float]:
-    """Milliseconds on every device of ``DEVICES``, by its name."""
-    return {device.name: 1e3 * estimate(work, device) for device in DEVICES}
+    """Milliseconds on every device of ``DEVICES`` and on this machine, by name."""
+    return {each.name: 1e3 * estimate(work, each) for each in (*DEVICES, this_machine())}
 
 
-def this_machine(seconds: float = 0.2) -> Device:
-    """One core of this machine: the best of NumPy's matrix products and copies in ``seconds``.
+@cache
+def this_machine() -> Device:
+    """One core of this machine, measured once, in a process of its own: NumPy's threads are
+    settled when it is loaded."""
+    names = ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM")
+    alone = {f"{name}_NUM_THREADS": "1" for name in names}
+    paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "odedeploy.roofline"], capture_output=True, check=True,
+        env={**os.environ, **alone, "PYTHONPATH": paths}, encoding="utf-8",
+    )  # fmt: skip
+    return Device(**json.loads(done.stdout))
 
-    NumPy's own threads are what the process allows them to be; set OMP_NUM_THREADS=1 for one.
-    """
+
+def measure(seconds: float = 0.3) -> Device:
+    """This machine by the best of NumPy's matrix products and copies in ``seconds``, on as many
+    threads as NumPy has."""
     side, many = 384, 2**23
     a = np.full((side, side), 1e-3, np.float32)
     source, target = np.ones(many, np.float32), np.zeros(many, np.float32)
     product = _best(lambda: a @ a, seconds / 2)
     copy = _best(lambda: np.copyto(target, source), seconds / 2)
-    return Device("this machine", 2 * side**3 / product, 2 * source.nbytes / copy, _cache(),
+    return Device(HERE, 2 * side**3 / product, 2 * source.nbytes / copy, _cache(),
                   "measured by matrix products and copies")  # fmt: skip
 
 
@@ -190,3 +210,7 @@ def _cache() -> float:
         if text[:-1].isdigit():
             sizes.append(int(text[:-1]) * {"K": 1024, "M": 1024**2}.get(text[-1], 1))
     return float(max(sizes, default=10**6))
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(measure())))

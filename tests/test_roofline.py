@@ -60,13 +60,14 @@ def test_every_device_has_a_source_and_an_estimate() -> None:
     work = roofline.work_of(CONVOLVED)
     assert work is not None
     found = roofline.estimates(work)
-    assert list(found) == [device.name for device in roofline.DEVICES]
+    assert list(found) == [*(device.name for device in roofline.DEVICES), roofline.HERE]
     assert all(value > 0 for value in found.values())
     assert all(device.source and device.operations > 1e8 for device in roofline.DEVICES)
 
 
 def test_this_machine_is_measured() -> None:
-    here = roofline.this_machine(0.05)
+    here = roofline.this_machine()
+    assert here is roofline.this_machine()
     assert 1e8 < here.operations < 1e14 and 1e7 < here.bandwidth < 1e13 and here.cache >= 1e4
 
 

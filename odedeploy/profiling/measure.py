@@ -31,13 +31,15 @@ ROUND_MS = (10.0, 500.0)
 class Trace:
     """What one worker gave. ``rounds`` holds latencies in ns, one array a round; ``cpu_ns`` is
     processor time over all of them and ``spin_ms`` what idle threads
-    burnt after each. ``failure`` ends a trace."""
+    burnt after each; ``joules`` is the energy of all rounds, None where nothing counts it.
+    ``failure`` ends a trace."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     rounds: list[np.ndarray] = field(default_factory=list)
     cpu_ns: int = 0
     spin_ms: list[float] = field(default_factory=list)
     peak_mb: float | None = None
+    joules: float | None = None
     failure: OdeDeployError | None = None
 
 
@@ -94,3 +96,5 @@ def _round(trace: Trace, worker: Worker, ms: float, timeout: float) -> None:
     trace.cpu_ns += answer["cpu_ns"]
     trace.spin_ms.append(answer["spin_ms"])
     trace.peak_mb = answer["peak_mb"]
+    if answer["joules"] is not None:
+        trace.joules = (trace.joules or 0.0) + answer["joules"]

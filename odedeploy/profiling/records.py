@@ -114,7 +114,10 @@ class Row:
     process held and ``base_memory_mb`` what it held before the artefact was loaded.
     ``throughput`` counts samples a second. ``spinning_ms`` is the processor time that
     idle threads of the runtime burn after the last inference. ``stable`` says whether the latency
-    had settled when the warm-up ended.
+    had settled when the warm-up ended. ``options`` are those of the runtime. ``energy_mj`` is what
+    the processor's own counters say of one inference, None where there are none. ``estimated_ms``
+    are estimates, not measurements, by device (``odedeploy.roofline``), and ``estimate_ratio`` is
+    the one of this machine over what was measured, on one thread.
     """
 
     model: str
@@ -151,6 +154,10 @@ class Row:
     rounds: int = 0
     spinning_ms: float | None = None
     stable: bool | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    energy_mj: float | None = None
+    estimated_ms: dict[str, float] = field(default_factory=dict)
+    estimate_ratio: float | None = None
 
     @property
     def measured(self) -> bool:
