@@ -18,6 +18,7 @@ import torch
 
 from odedeploy.errors import BadInput, Crashed
 from odedeploy.formats import archive
+from odedeploy.formats.optional import quiet
 from odedeploy.formats.torched import check_compiler, program_of, use_threads
 from odedeploy.runtime import Artefact
 
@@ -65,10 +66,10 @@ class Aoti(archive.Archived):
         with tempfile.TemporaryDirectory(prefix="odedeploy-") as folder:
             package = Path(folder) / "model.pt2"
             try:
-                torch._inductor.aoti_compile_and_package(
-                    program, package_path=str(package),
-                    inductor_configs={"freezing": True},
-                )  # fmt: skip
+                with quiet():
+                    torch._inductor.aoti_compile_and_package(
+                        program, package_path=str(package), inductor_configs={"freezing": True}
+                    )
             except Exception as error:
                 raise BadInput(
                     f"AOTInductor cannot compile this model ({archive.line(error)}); take the "

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
-from importlib import import_module
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from odedeploy.errors import BadInput, Crashed, Unusable
 from odedeploy.formats import archive
+from odedeploy.formats.optional import module, quiet
 from odedeploy.formats.parts import in_parts
 from odedeploy.runtime import Artefact
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST = 16
 """Rows of a batch at the most: memory is planned for that many."""
+
+_load = partial(module, title="ExecuTorch", extra="executorch")
 
 _pool: int | None = None
 """Threads of the pool that all programs of this process share, once one is loaded."""
@@ -61,17 +63,16 @@ class ExecuTorch(archive.Archived):
 
     def ready(self) -> None:
         """Raises Unusable where ExecuTorch is not installed."""
-        _module("executorch")
+        _load("executorch")
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> archive.Packed:
-        exir = _module("executorch.exir")
-        partitioner = _module("executorch.backends.xnnpack.partition.xnnpack_partitioner")
+        exir = _load("executorch.exir")
+        partitioner = _load("executorch.backends.xnnpack.partition.xnnpack_partitioner")
         from odedeploy.formats.torched import program_of
 
         program = program_of(graph, plan, form, "ExecuTorch", most=MOST)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet():
                 lowered = exir.to_edge_transform_and_lower(
                     program, partitioner=[partitioner.XnnpackPartitioner()]
                 ).to_executorch()
@@ -97,7 +98,7 @@ class ExecuTorch(archive.Archived):
         data = found.payload()
         pool = _share(threads)
         try:
-            program = _module("executorch.runtime").Runtime.get().load_program(data)
+            program = _load("executorch.runtime").Runtime.get().load_program(data)
             method = program.load_method("forward")
         except (RuntimeError, ValueError) as error:
             raise BadInput(
@@ -112,21 +113,10 @@ def _share(threads: int | None) -> int:
     global _pool
     if _pool is None:
         _pool = threads or 1
-        _module("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(_pool)
+        _load("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(_pool)
     if threads is not None and threads != _pool:
         raise Unusable(
             f"This process runs ExecuTorch on {_pool} thread(s), which holds until it ends; use "
             f"{threads} in another process."
         )
     return _pool
-
-
-def _module(name: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return import_module(name)
-    except ImportError as error:
-        raise Unusable(
-            f"ExecuTorch is not usable here ({error}); pip install 'odedeploy[executorch]'."
-        ) from error

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import warnings
 from collections.abc import Mapping
-from importlib import import_module
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from odedeploy.errors import BadInput, Crashed, Unusable
 from odedeploy.formats import archive
+from odedeploy.formats.optional import module, quiet
 from odedeploy.formats.parts import in_parts
 from odedeploy.runtime import Artefact
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ROWS = 1
 """Rows of a batch: the format has fixed shapes."""
+
+
+_load = partial(module, title="LiteRT", extra="litert")
 
 
 class LiteRtModel(Artefact):
@@ -63,7 +66,7 @@ class LiteRt(archive.Archived):
 
     def ready(self) -> None:
         """Raises Unusable where the runtime, or the converter, is not installed."""
-        _module("ai_edge_litert")
+        _load("ai_edge_litert")
         if importlib.util.find_spec("litert_torch") is None:
             raise Unusable(
                 "LiteRT files are made by litert-torch, which is not installed; pip install "
@@ -71,13 +74,12 @@ class LiteRt(archive.Archived):
             )
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> archive.Packed:
-        converter = _module("litert_torch")
+        converter = _load("litert_torch")
         from odedeploy.formats.torched import program_of
 
         program = program_of(graph, plan, form, "LiteRT", rows=ROWS)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet():
                 found = converter.convert(program.module(), program.example_inputs[0])
         except Exception as error:
             raise BadInput(
@@ -95,7 +97,7 @@ class LiteRt(archive.Archived):
         archive.check_options(self.name, options, ())
         found = archive.contents(path, "LiteRT")
         data = found.payload()
-        interpreter = _module("ai_edge_litert.interpreter").Interpreter
+        interpreter = _load("ai_edge_litert.interpreter").Interpreter
         try:
             loaded = interpreter(model_content=data, num_threads=threads)
             loaded.allocate_tensors()
@@ -115,14 +117,3 @@ def _by_number(details: list[dict[str, Any]]) -> list[int]:
         return int(digits[-1]) if digits else 0
 
     return [detail["index"] for detail in sorted(details, key=number)]
-
-
-def _module(name: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return import_module(name)
-    except ImportError as error:
-        raise Unusable(
-            f"LiteRT is not usable here ({error}); pip install 'odedeploy[litert]'."
-        ) from error

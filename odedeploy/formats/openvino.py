@@ -8,18 +8,18 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from odedeploy.errors import BadInput, Crashed, Unusable
+from odedeploy.errors import BadInput, Crashed
 from odedeploy.formats import archive
+from odedeploy.formats.optional import module
 from odedeploy.runtime import Artefact
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ XML, BIN = "model.xml", "model.bin"
 
 SHAPES = 8
 """Shapes of inputs for which a compiled model is kept; each is compiled when it first comes."""
+
+
+_openvino = partial(module, "openvino", title="OpenVINO", extra="openvino")
 
 
 class OpenVinoModel(Artefact):
@@ -113,9 +116,11 @@ class OpenVino(archive.Archived):
         threads: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> OpenVinoModel:
-        """``options`` are properties of OpenVINO's CPU device. Arithmetic is float32 unless they
-        say otherwise: by itself OpenVINO may choose bfloat16."""
+        """``options`` are properties of OpenVINO's CPU device, in capitals. Arithmetic is float32
+        unless they say otherwise: by itself OpenVINO may choose bfloat16."""
         archive.check_threads(threads)
+        asked = dict(options or {})
+        archive.check_options(self.name, asked, tuple(name for name in asked if name.isupper()))
         found = archive.contents(path, "OpenVINO")
         runtime = _openvino()
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
@@ -130,15 +135,4 @@ class OpenVino(archive.Archived):
                 f"{found.file} is not a representation that OpenVINO can load "
                 f"({archive.line(error)}); export it again."
             ) from error
-        return OpenVinoModel(model, found, {**settings, **(options or {})})
-
-
-def _openvino() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return import_module("openvino")
-    except ImportError as error:
-        raise Unusable(
-            f"OpenVINO is not usable here ({error}); pip install 'odedeploy[openvino]'."
-        ) from error
+        return OpenVinoModel(model, found, {**settings, **asked})

@@ -12,6 +12,7 @@ import torch
 
 from odedeploy.errors import BadInput, Crashed
 from odedeploy.formats import archive
+from odedeploy.formats.optional import quiet
 from odedeploy.formats.torched import check_compiler, program_of, use_threads
 from odedeploy.runtime import Artefact
 
@@ -61,7 +62,8 @@ class Pt2(archive.Archived):
         program = program_of(graph, plan, form, "An exported program")
         program._example_inputs = None
         buffer = io.BytesIO()
-        torch.export.save(program, buffer)
+        with quiet():
+            torch.export.save(program, buffer)
         return archive.Packed(buffer.getvalue(), archive.signature(graph, plan))
 
     def open(
@@ -79,7 +81,8 @@ class Pt2(archive.Archived):
         device = asked.get("device", "cpu")
         found = archive.contents(path, "exported program")
         try:
-            program = torch.export.load(str(found.file))
+            with quiet():
+                program = torch.export.load(str(found.file))
         except Exception as error:
             raise BadInput(
                 f"{found.file} is not a whole exported program ({archive.line(error)}); export it "

@@ -7,7 +7,6 @@ from a TOML file, whose path is then its name.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from functools import cache
@@ -93,7 +92,7 @@ def usable(target: Target) -> str | None:
 
 def _missing(target: Target) -> str | None:
     for package in target.packages:
-        if installed(package) is None and importlib.util.find_spec(package) is None:
+        if installed(package) is None:
             return f"{package} is not installed; pip install 'odedeploy[{target.extra}]'."
     asked = os.environ.get("CXX")
     compilers = [asked] if asked else COMPILERS

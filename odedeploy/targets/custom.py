@@ -44,7 +44,7 @@ def _checked(path: str, name: str, value: Any) -> Any:
     kind = _KINDS[name]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise BadInput(f"{path}: {name!r} is {value!r}; give a {_WORDS[kind]}.")
-    return tuple(map(str, value)) if kind is list else value
+    return tuple(str(each) for each in value) if isinstance(value, list) else value
 
 
 _KINDS: dict[str, type] = {
