@@ -120,7 +120,7 @@ def drafted(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         {**planned.seconds, **watch.seconds},
     )
     manifest.extra.update(extra, **({"limits": limits} if limits else {}))
-    manifest.plan.update(_work(graph, planned))
+    manifest.plan.update(_work(graph, planned, artefact))
     return Draft(artefact, manifest, keepsake)
 
 
@@ -259,8 +259,9 @@ def _of_form(graph: OdeGraph, planned: Planned, runner: Runner) -> dict[str, Any
     return {STEPS: measured(runner, plan, graph.sites, certify.inputs, errors, judge_by)}
 
 
-def _work(graph: OdeGraph, planned: Planned) -> dict[str, Any]:
+def _work(graph: OdeGraph, planned: Planned, artefact: Built) -> dict[str, Any]:
     """What one inference does, for estimates; nothing for a plan whose work is not a number."""
+    from odedeploy.formats.onnx import BuiltOnnx
     from odedeploy.lowering import lower
     from odedeploy.passes import clean
 
@@ -269,7 +270,8 @@ def _work(graph: OdeGraph, planned: Planned) -> dict[str, Any]:
         return {}
     import onnx_ir as ir
 
-    found = work_of(ir.to_proto(clean(lower(graph, planned.plan, "unrolled"))))
+    held = artefact.model if isinstance(artefact, BuiltOnnx) else None
+    found = work_of(ir.to_proto(held or clean(lower(graph, planned.plan, "unrolled"))))
     return {} if found is None else {"work": found.to_json()}
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 HERE = "this machine"
 
+SMALL = 1024
+"""Numbers of a weight whose values shapes may depend on."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -104,7 +107,7 @@ def work_of(model: onnx.ModelProto) -> Work | None:
         moved = 4 * sum(sizes)
         found[_operations(node, shapes, out), moved] += 1
         largest = max(largest, moved)
-    weights = sum(4 * math.prod(each.dims) for each in sized.graph.initializer)
+    weights = sum(4 * math.prod(each.dims) for each in model.graph.initializer)
     operators = tuple((ops, size, count) for (ops, size), count in sorted(found.items()))
     return Work(operators, weights, largest)
 
@@ -167,16 +170,27 @@ def _operations(node: Any, shapes: Mapping[str, tuple[int, ...]], out: int) -> i
 
 
 def _with_one_input(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with every dynamic axis of the inputs of length one; what it held of shapes goes."""
-    sized = type(model)()
-    sized.CopyFrom(model)
-    del sized.graph.value_info[:]
+    """The model with every dynamic axis of its inputs of length one, and without the shapes that it
+    held. Large weights become inputs, which have a shape and no data."""
+    from onnx import ModelProto, helper
+
+    sized = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    sized.graph.name = model.graph.name
+    sized.graph.node.extend(model.graph.node)
+    sized.graph.input.extend(model.graph.input)
     for value in sized.graph.input:
         for axis in value.type.tensor_type.shape.dim:
             if not axis.HasField("dim_value"):
                 axis.dim_value = 1
-    for value in sized.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    for value in model.graph.output:
+        element = value.type.tensor_type.elem_type
+        sized.graph.output.append(helper.make_tensor_value_info(value.name, element, None))
+    for each in model.graph.initializer:
+        if math.prod(each.dims) <= SMALL:
+            sized.graph.initializer.append(each)
+        else:
+            info = helper.make_tensor_value_info(each.name, each.data_type, each.dims)
+            sized.graph.input.append(info)
     return sized
 
 

@@ -149,7 +149,9 @@ def check_options(
         )
 
 
-def line(error: Exception) -> str:
-    """The last line of a runtime's message, which is where it says what happened."""
+def line(error: BaseException) -> str:
+    """The line of a runtime's message that says what happened: the last, of the first cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1].strip().rstrip(".")[:300]

@@ -70,7 +70,7 @@ class ExecuTorch(archive.Archived):
         partitioner = _load("executorch.backends.xnnpack.partition.xnnpack_partitioner")
         from odedeploy.formats.torched import program_of
 
-        program = program_of(graph, plan, form, "ExecuTorch", most=MOST)
+        program = program_of(graph, plan, form, "ExecuTorch", most=MOST, plain=True)
         try:
             with quiet():
                 lowered = exir.to_edge_transform_and_lower(

@@ -77,7 +77,7 @@ class LiteRt(archive.Archived):
         converter = _load("litert_torch")
         from odedeploy.formats.torched import program_of
 
-        program = program_of(graph, plan, form, "LiteRT", rows=ROWS)
+        program = program_of(graph, plan, form, "LiteRT", rows=ROWS, plain=True)
         try:
             with quiet():
                 found = converter.convert(program.module(), program.example_inputs[0])

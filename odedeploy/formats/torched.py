@@ -39,8 +39,10 @@ def program_of(
     title: str,
     most: int | None = None,
     rows: int | None = None,
+    plain: bool = False,
 ) -> torch.export.ExportedProgram:
-    """The exported program of ``plan``, of at most ``most`` rows or of exactly ``rows``.
+    """The exported program of ``plan``, of at most ``most`` rows or of exactly ``rows``, with
+    ``plain`` sums.
 
     Raises BadInput for a graph without its PyTorch model, for another form, and for a model that
     cannot be traced.
@@ -50,7 +52,7 @@ def program_of(
 
     live = model_of(graph, form, title)
     try:
-        return program(live, plan, most, rows)
+        return program(live, plan, most, rows, plain)
     except Untraceable as reason:
         raise BadInput(
             f"{title} cannot hold this model: {reason}; take the format onnx or torchscript."

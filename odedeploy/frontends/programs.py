@@ -19,13 +19,19 @@ SOURCES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "fro
 
 
 def program(
-    evaluator: TorchEvaluator, plan: Plan, most: int | None = None, rows: int | None = None
+    evaluator: TorchEvaluator,
+    plan: Plan,
+    most: int | None = None,
+    rows: int | None = None,
+    plain: bool = False,
 ) -> torch.export.ExportedProgram:
     """The model under ``plan``: inputs by position, a tuple of outputs, float32.
 
-    Its batch is symbolic, of at most ``most`` rows where that is given, or fixed to ``rows``.
-    Raises Untraceable, with the reason.
+    Its batch is symbolic, of at most ``most`` rows where that is given, or fixed to ``rows``. With
+    ``plain``, a sum with a factor becomes a product and a sum, since small runtimes have no kernel
+    for the one. Raises Untraceable, with the reason.
     """
+    export = partial(_exported, plain=plain)
     examples = Examples.of(evaluator.example, evaluator.static)
     model = evaluator.model
     forward = planned(model, plan, tuple(examples.inputs), evaluator.ways)
@@ -33,16 +39,16 @@ def program(
         if rows is not None or not examples.batched:
             with quiet():
                 flat = aten(examples, forward, True, rows or 1, "real")
-                found = _exported(flat, examples, rows or 1, fixed=True)
+                found = export(flat, examples, rows or 1, fixed=True)
         else:
             first = len(examples.inputs[examples.batched[0]])
             second = next(n for n in PRIMES if n > first)
-            finish = partial(_exported, examples=examples, batch=first, most=most)
+            finish = partial(export, examples=examples, batch=first, most=most)
             found = traced(examples, (first, second), forward, True, finish)
     return _without_sources(found)
 
 
-def _exported(flat: torch.fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
+def _exported(flat: torch.fx.GraphModule, *args: Any, plain: bool, **kwargs: Any) -> Any:
     """``exported``, with every constant held once, in a storage of its own."""
     held: dict[Any, str] = {}
     dropped: set[str] = set()
@@ -60,8 +66,19 @@ def _exported(flat: torch.fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
             dropped.add(name)
     for name in dropped - set(held.values()):
         delattr(flat, name)
+    if plain:
+        _split_factors(flat.graph)
     flat.recompile()
     return exported(flat, *args, **kwargs)
+
+
+def _split_factors(graph: torch.fx.Graph) -> None:
+    add, multiply = torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor
+    for node in list(graph.nodes):
+        if node.target is add and node.kwargs.get("alpha", 1) != 1:
+            with graph.inserting_before(node):
+                term = graph.call_function(multiply, (node.args[1], node.kwargs["alpha"]))
+            node.args, node.kwargs = (node.args[0], term), {}
 
 
 def _without_sources(found: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
