@@ -19,18 +19,21 @@ from onnxfiles import WEIGHT, linear, save
 from patterns import PATTERNS
 
 import odedeploy
-from odedeploy import formats
+from odedeploy import formats, precision
 from odedeploy.errors import BadInput, Crashed, UnknownName, Unusable
+from odedeploy.evaluator import OnnxEvaluator
 from odedeploy.formats import FORMATS, SUFFIXES
 from odedeploy.formats.archive import Packed
 from odedeploy.formats.parts import in_parts
 from odedeploy.frontends import capture
 from odedeploy.graph import OdeGraph, input_specs, output_specs
 from odedeploy.grid import Grid
+from odedeploy.lowering import lower
 from odedeploy.manifest import TensorSpec
 from odedeploy.program import Plan, solve_plan
 from odedeploy.runtime import GOLDEN, GRAPH, Golden, load
 from odedeploy.solvers import SOLVERS
+from odedeploy.tolerance import worst_error
 from odedeploy.verification import check_golden, golden, verify
 
 MODELS = ("adjoint", "two_inputs", "nonuniform_trajectory", "convolution_with_norm_and_dropout")
@@ -296,6 +299,21 @@ def test_openvino_is_a_pair_that_other_programs_read(
     compiled = openvino.compile_model(str(tmp_path / "model.xml"), "CPU")
     (array,), (expected,) = case.inputs.values(), case.outputs.values()
     np.testing.assert_allclose(compiled(array)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8"])
+def test_openvino_holds_lower_precisions(
+    cases: dict[str, Case], tmp_path: Path, kind: str
+) -> None:
+    case, room = cases["convolution_with_norm_and_dropout"], formats.find("openvino")
+    case.built("openvino")
+    transform = precision.transform(kind, case.graph, case.inputs)
+    model = transform(lower(case.graph, case.plan), case.plan)
+    room.converted(model, case.graph, case.plan).write(tmp_path / "m.openvino", {})
+    found = room.open(tmp_path / "m.openvino").run(case.inputs)
+    wanted = OnnxEvaluator(case.graph, transform).run(case.plan, case.inputs, "float32").outputs
+    apart = worst_error(found, wanted).max()
+    assert apart < worst_error(wanted, case.outputs).max() and apart < 1e-3
 
 
 def test_openvino_keeps_few_shapes(cases: dict[str, Case], tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,13 +81,15 @@ class LiteRt(archive.Archived):
 
         program = program_of(graph, plan, form, "LiteRT", rows=ROWS, plain=True)
         try:
-            with quiet():
-                found = converter.convert(program.module(), program.example_inputs[0])
+            with quiet(), tempfile.TemporaryDirectory(prefix="odedeploy-") as folder:
+                file = Path(folder) / "model.tflite"
+                converter.convert(program.module(), program.example_inputs[0]).export(str(file))
+                data = file.read_bytes()
         except Exception as error:
             raise BadInput(
                 f"LiteRT cannot hold this model ({archive.line(error)}); take the format onnx."
             ) from error
-        return archive.Packed(found.tflite_model(), archive.signature(graph, plan))
+        return archive.Packed(data, archive.signature(graph, plan))
 
     def open(
         self,
