@@ -287,6 +287,35 @@ def test_every_solver_in_every_runtime(
     assert result.failures == ()
 
 
+@pytest.mark.parametrize(
+    "planted", ["pickled weight", "pickled object", "legacy", "twice", "other"]
+)
+def test_pickles_in_an_exported_program_are_refused(
+    cases: dict[str, Case], tmp_path: Path, planted: str
+) -> None:
+    path = written(cases["adjoint"], "pt2", tmp_path, {})
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    config = next(name for name in entries if name.endswith("weights_config.json"))
+    if planted == "pickled weight":
+        entries[config] = entries[config].replace(b'"use_pickle": false', b'"use_pickle": true', 1)
+    elif planted == "pickled object":
+        entries[config] = entries[config].replace(b'"path_name": "weight_0"',
+                                                  b'"path_name": "custom_obj_0"', 1)  # fmt: skip
+    elif planted == "legacy":
+        entries[config.rpartition("/")[0] + "/model.pt"] = b""
+    elif planted == "other":
+        entries = {n: data for n, data in entries.items() if not n.endswith("archive_format")}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+        if planted == "twice":
+            with pytest.warns(UserWarning, match="Duplicate"):
+                archive.writestr(config, entries[config])
+    with pytest.raises(BadInput, match="pickled objects"):
+        formats.find("pt2").open(path)
+
+
 def test_openvino_is_a_pair_that_other_programs_read(
     cases: dict[str, Case], tmp_path: Path
 ) -> None:

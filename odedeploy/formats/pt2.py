@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +22,10 @@ from odedeploy.runtime import Artefact
 if TYPE_CHECKING:
     from odedeploy.graph import OdeGraph
     from odedeploy.program import Plan
+
+
+PICKLES = ("custom_obj_", "opaque_obj_")
+"""How the names of pickled objects begin in such a file."""
 
 
 class Pt2Model(Artefact):
@@ -80,6 +87,7 @@ class Pt2(archive.Archived):
         asked = dict(options or {})
         device = asked.get("device", "cpu")
         found = archive.contents(path, "exported program")
+        _refuse_pickles(found.file)
         try:
             with quiet():
                 program = torch.export.load(str(found.file))
@@ -98,3 +106,33 @@ class Pt2(archive.Archived):
             check_compiler("torch.compile")
             module = torch.compile(module)
         return Pt2Model(module, found, device, {"options": asked})
+
+
+def _refuse_pickles(file: Path) -> None:
+    """Raises BadInput for a file of which ``torch.export.load`` would unpickle a part: that may run
+    any code. What odedeploy writes has none."""
+    with zipfile.ZipFile(file) as whole:
+        names = whole.namelist()
+        folders = [Path(name) for name in names]
+        legacy = [p for p in folders if p.suffix == ".pt" and p.parent.name != "sample_inputs"]
+        plain = len(set(names)) == len(names) and any(p.name == "archive_format" for p in folders)
+        texts = [whole.read(name) for name in names if name.endswith(".json")]
+    try:
+        pickled = any(_pickled(json.loads(text)) for text in texts)
+    except ValueError as error:
+        raise BadInput(f"{file} is damaged ({error}); export it again.") from error
+    if pickled or legacy or not plain:
+        raise BadInput(
+            f"{file} holds pickled objects, which could run any code when it is loaded; export it "
+            "again with odedeploy."
+        )
+
+
+def _pickled(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_pickled, value))
+    if not isinstance(value, dict):
+        return False
+    name = value.get("path_name")
+    named = isinstance(name, str) and name.startswith(PICKLES)
+    return named or bool(value.get("use_pickle")) or any(map(_pickled, value.values()))
