@@ -25,7 +25,6 @@ PACKAGES = (
     "openvino",
     "executorch",
     "ai-edge-litert",
-    "litert-torch",
 )
 
 
