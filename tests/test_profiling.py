@@ -206,7 +206,7 @@ def swept(files: dict[str, Path]) -> dict[str, Row]:
         "shape": entry(files["light"], queries=[{"x": np.ones((1, 63), np.float32)}]),
     }
     heard: list[tuple[float, str]] = []
-    result = profile(list(entries.values()), None, 2.5, lambda *call: heard.append(call))
+    result = profile(list(entries.values()), (), 2.5, lambda *call: heard.append(call))
     shares = [share for share, _ in heard]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -278,14 +278,14 @@ def test_a_failure_costs_one_row(swept: dict[str, Row], name: str, status: str, 
 
 
 def test_a_hang_is_stopped(files: dict[str, Path]) -> None:
-    result = profile([entry(files["light"], planted("hangs"))], None, 0.1, timeout=2.0)
+    result = profile([entry(files["light"], planted("hangs"))], (), 0.1, timeout=2.0)
     (row,) = result.rows
     assert row.status == "crashed"
     assert "no answer to 'open' within 2 s" in row.reason
 
 
 def test_latencies_are_those_of_the_clock(tmp_path: Path) -> None:
-    result = profile([entry(tmp_path / ms, planted("sleeps")) for ms in ("3", "6")], None, 1.0)
+    result = profile([entry(tmp_path / ms, planted("sleeps")) for ms in ("3", "6")], (), 1.0)
     for row, ms in zip(result.rows, (3.0, 6.0), strict=True):
         assert ms <= row.latency_ms.p50 < ms + 2
         assert row.cpu_seconds < 2e-3
@@ -295,7 +295,7 @@ def test_latencies_are_those_of_the_clock(tmp_path: Path) -> None:
 
 
 def test_a_slow_artefact_still_gets_a_median(tmp_path: Path) -> None:
-    (row,) = profile([entry(tmp_path / "100", planted("sleeps"))], None, 0.1).rows
+    (row,) = profile([entry(tmp_path / "100", planted("sleeps"))], (), 0.1).rows
     assert row.latency_ms.p50 == pytest.approx(100, rel=0.1)
     assert row.samples >= 7
     assert row.latency_ms.p90 is None
@@ -368,7 +368,7 @@ def test_the_baseline_is_measured_with_the_threads_of_the_target(
     baseline = Baseline(
         "m", f"{model}:Decay", "dopri5", [query], weights=model.with_suffix(".pt"), nfe=26
     )
-    result = profile([entry(files["light"])], baseline, 1.0)
+    result = profile([entry(files["light"])], [baseline], 1.0)
     (row,), (light,) = result.baselines, result.rows
     assert row.measured, row.reason
     assert (row.format, row.form, row.threads, row.nfe) == ("pytorch", "adaptive", 1, 26)
@@ -402,7 +402,7 @@ def test_an_unknown_runtime_is_refused() -> None:
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
 def test_a_time_that_is_not_positive_is_refused(files: dict[str, Path], seconds: float) -> None:
     with pytest.raises(BadInput, match="seconds"):
-        profile([entry(files["light"])], None, seconds)
+        profile([entry(files["light"])], (), seconds)
 
 
 def test_nothing_to_measure_is_refused(files: dict[str, Path]) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from odedeploy.profiling.labels import Label, place
-from odedeploy.profiling.records import Profile, Row
+from odedeploy.profiling.records import Row
+from odedeploy.profiling.result import Profile
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 """Okabe and Ito's colours, told apart by colour-blind readers."""

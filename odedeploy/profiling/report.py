@@ -7,7 +7,8 @@ from importlib.resources import files
 from typing import Any
 
 from odedeploy.profiling import plot
-from odedeploy.profiling.records import PERCENTILES, Profile, Row
+from odedeploy.profiling.records import PERCENTILES, Row
+from odedeploy.profiling.result import Profile
 
 MISSING = "n/a"
 

@@ -31,6 +31,14 @@ class Job:
     queries: Sequence[Query]
     problem: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What tells it from the other jobs of a sweep."""
+        row = self.row
+        if row.format == "pytorch":
+            return f"{row.model} in PyTorch, {row.threads} threads, batch {row.batch}"
+        return f"{row.model}: {row.file} on {row.target}, batch {row.batch}"
+
 
 def artefact(entry: Entry, cores: int) -> Job:
     """The job of one artefact on one target."""
@@ -54,6 +62,7 @@ def artefact(entry: Entry, cores: int) -> Job:
         batch=target.batch,
         threads=threads,
         providers=target.providers,
+        command=entry.command,
     )
     problem = None
     if entry.format != target.format:
@@ -72,7 +81,7 @@ def artefact(entry: Entry, cores: int) -> Job:
 
 
 def baseline(asked: Baseline, target: Target, cores: int) -> Job:
-    """The job of the PyTorch solve with the threads and batch of a target."""
+    """The job of the PyTorch solve with the threads of a target."""
     threads = target.threads or cores
     row = Row(
         model=asked.model,
@@ -86,7 +95,7 @@ def baseline(asked: Baseline, target: Target, cores: int) -> Job:
         error=_error(asked.error),
         latency_ms=Percentiles(),
         error_report=asked.error,
-        batch=target.batch,
+        batch=asked.batch,
         threads=threads,
     )
     request = {
@@ -100,16 +109,15 @@ def baseline(asked: Baseline, target: Target, cores: int) -> Job:
 
 
 def finish(rows: Sequence[Row], traces: Sequence[Trace], seed: int) -> list[Row]:
-    """The rows with their measurements, each compared with the base of its model and target: the
-    baseline where it was measured, else the first row that was."""
+    """The rows with their measurements, each compared with the base among its rivals: the baseline
+    where it was measured, else the first row that was."""
     filled = [_fill(row, trace, seed) for row, trace in zip(rows, traces, strict=True)]
-    bases: dict[tuple[str, str], int] = {}
+    bases: dict[tuple[str, str, str, int], int] = {}
     for index, row in enumerate(filled):
-        key = (row.model, row.target)
-        if row.measured and (row.format == "pytorch" or key not in bases):
-            bases[key] = index
+        if row.measured and (row.format == "pytorch" or row.rivals not in bases):
+            bases[row.rivals] = index
     for index, row in enumerate(filled):
-        base = bases.get((row.model, row.target))
+        base = bases.get(row.rivals)
         if row.measured and base is not None and base != index:
             name = filled[base].file or "PyTorch"
             ratio = _ratio(name, traces[index], traces[base], seed)
@@ -145,9 +153,10 @@ def _fill(row: Row, trace: Trace, seed: int) -> Row:
     if trace.failure is not None:
         status, reason = _status(trace.failure), str(trace.failure)
         return replace(row, status=status, reason=reason, **facts)
-    samples = np.concatenate(trace.rounds)
-    medians = stats.round_medians(trace.rounds)
-    seconds = np.array([batch.mean() / 1e9 for batch in trace.rounds])
+    rounds = list(trace.rounds.values())
+    samples = np.concatenate(rounds)
+    medians = stats.round_medians(rounds)
+    seconds = np.array([batch.mean() / 1e9 for batch in rounds])
     levels = (0.5, 0.9, 0.99)
     p50, p90, p99 = (_ms(stats.percentile(samples, p)) for p in levels)
     bounds = Percentiles(*(_ms(stats.upper_bound(samples, p)) for p in levels))
@@ -162,13 +171,18 @@ def _fill(row: Row, trace: Trace, seed: int) -> Row:
         peak_memory_mb=trace.peak_mb,
         spinning_ms=float(np.median(trace.spin_ms)),
         samples=len(samples),
-        rounds=len(trace.rounds),
+        rounds=len(rounds),
         **facts,
     )
 
 
-def _ratio(name: str, trace: Trace, base: Trace, seed: int) -> Ratio:
-    ratios = stats.round_medians(trace.rounds) / stats.round_medians(base.rounds)
+def _ratio(name: str, trace: Trace, base: Trace, seed: int) -> Ratio | None:
+    """Of the rounds that both took part in; None where there was none."""
+    shared = sorted(trace.rounds.keys() & base.rounds.keys())
+    if not shared:
+        return None
+    ratios = stats.round_medians([trace.rounds[k] for k in shared])
+    ratios = ratios / stats.round_medians([base.rounds[k] for k in shared])
     return Ratio(name, float(np.median(ratios)), *stats.bootstrap(ratios, seed))
 
 

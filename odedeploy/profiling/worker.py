@@ -17,9 +17,12 @@ import gc
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,9 @@ STABLE = 0.05
 
 REFILLED_MS = 50.0
 """Latency from which the cost of cold caches is lost in the run itself."""
+
+PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux."""
 
 REST_STEP_NS, REST_LIMIT_NS = 5_000_000, 300_000_000
 
@@ -178,8 +184,22 @@ def _psutil(field: str) -> float | None:
     return None if value is None else value / 1e6
 
 
+def _settle() -> None:
+    """Die with the parent and before it: Ctrl-C is the parent's, a parent that is killed takes a
+    hanging worker along, and where memory runs out Linux ends the worker that it is for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def main() -> None:
     """Answer requests until stdin ends."""
+    _settle()
     requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
