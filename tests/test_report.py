@@ -15,7 +15,7 @@ from profiles import profile
 from odedeploy.errors import BadInput
 from odedeploy.profiling import Profile, pareto, plot, report, write
 
-FILES = {"profile.json", "profile.csv", "pareto.png", "report.html"}
+FILES = {"profile.json", "profile.csv", "pareto.png", "pareto.svg", "report.html"}
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 

@@ -1,7 +1,7 @@
 """Profiling: what each digit of accuracy costs, measured in fresh worker processes.
 
-``profile`` measures artefacts and the models in PyTorch as baselines, ``write`` puts the result into a
-folder as ``profile.json``, ``profile.csv``, ``pareto.png`` and ``report.html``.
+``profile`` measures artefacts and the models in PyTorch as baselines, ``write`` puts the result
+into a folder as JSON, CSV, PNG, SVG and HTML.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from odedeploy import files
 from odedeploy.errors import BadInput, Unusable
-from odedeploy.profiling import heats, machine, pareto, rows
+from odedeploy.profiling import heats, machine, pareto, queries, rows
 from odedeploy.profiling.journal import Journal
 from odedeploy.profiling.measure import Progress, Sweep, Trace
 from odedeploy.profiling.records import Baseline, Entry, Percentiles, Query, Ratio, Row
 from odedeploy.profiling.result import Profile
 from odedeploy.targets import usable
 
+FILES = ("profile.json", "profile.csv", "pareto.png", "pareto.svg", "report.html")
+
 __all__ = [
+    "FILES",
     "Baseline",
     "Entry",
     "Journal",
@@ -63,7 +64,7 @@ def profile(
         raise BadInput("There is nothing to profile; give at least one artefact and target.")
     if not seconds > 0:
         raise BadInput(f"The seconds to measure must be positive, got {seconds}; try 40.")
-    if not all(one.queries for one in (*entries, *baselines)):
+    if not all([*(e.queries for e in entries), *(b.queries for b in baselines)]):
         raise BadInput("An artefact or baseline has no inputs to run; give at least one query.")
     schedule = heats.arranged(entries, baselines, machine.available_cores())
     described, ticks = machine.fingerprint(), machine.processor_times()
@@ -90,20 +91,21 @@ def profile(
 
 
 def write(result: Profile, folder: Path) -> tuple[Path, ...]:
-    """The four files into ``folder``, all or none; returns their paths.
+    """The files called ``FILES`` into ``folder``, all or none; returns their paths.
 
     Every one is complete under a temporary name in the folder before the first is renamed.
     Raises BadInput when the folder cannot be made or written.
     """
-    from odedeploy.profiling.plot import png
+    from odedeploy.profiling.plot import png, standalone
     from odedeploy.profiling.report import html
 
-    contents = {
-        "profile.json": (json.dumps(result.to_json(), indent=1) + "\n").encode(),
-        "profile.csv": result.to_csv().encode(),
-        "pareto.png": png(result),
-        "report.html": html(result).encode(),
-    }
+    contents = dict(zip(FILES, (
+        (json.dumps(result.to_json(), indent=1) + "\n").encode(),
+        result.to_csv().encode(),
+        png(result),
+        standalone(result).encode(),
+        html(result).encode(),
+    ), strict=True))  # fmt: skip
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,18 +144,7 @@ def _measured(
         if problem:
             failed[name] = Trace(failure=Unusable(problem))
         else:
-            queries = _save(job.queries, scratch / f"{index}.npz")
-            requests[name] = {**job.request, "queries": str(queries)}
+            inferences = queries.save(job.queries, scratch / f"{index}.npz")
+            requests[name] = {**job.request, "queries": str(inferences)}
     sweep = Sweep(requests, seconds, timeout, seed, progress, journal)
     return failed | sweep.run([[n for n in heat if n in requests] for heat in schedule.heats])
-
-
-def _save(queries: Sequence[Query], file: Path) -> Path:
-    """An .npz file as the worker reads it."""
-    arrays: dict[str, Any] = {
-        f"{index} {name}": array
-        for index, query in enumerate(queries)
-        for name, array in query.items()
-    }
-    np.savez(file, **arrays)
-    return file

@@ -7,6 +7,7 @@ that a process killed at any moment loses at most the line that it was writing.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,14 +26,13 @@ class Journal:
 
     def __init__(self, file: BinaryIO | None = None, lines: list[dict[str, Any]] | None = None):
         self._file, self._lines = file, lines or []
+        self._fresh: dict[str, Any] | None = None
 
     @classmethod
     def begin(cls, path: Path, request: Mapping[str, Any]) -> Journal:
-        """A new journal in place of what ``path`` held before."""
+        """A new journal in place of what ``path`` holds, from its first line on."""
         journal = cls(_opened(path))
-        assert journal._file is not None
-        journal._file.truncate(0)
-        journal.add(REQUEST, **request)
+        journal._fresh = {"kind": REQUEST, **request}
         return journal
 
     @classmethod
@@ -58,8 +58,11 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._file is None:
+            return
+        if self._fresh and not os.fstat(self._file.fileno()).st_size:
+            os.unlink(self._file.name)
+        self._file.close()
 
     def add(self, kind: str, **facts: Any) -> None:
         """Append one line. Raises BadInput when the disk is full."""
@@ -68,12 +71,23 @@ class Journal:
         if self._file is None:
             return
         try:
+            if self._fresh is not None:
+                self._file.truncate(0)
+                self._file.write(json.dumps(self._fresh).encode() + b"\n")
+                self._fresh = None
             self._file.write(json.dumps(line).encode() + b"\n")
             self._file.flush()
         except OSError as error:
             raise BadInput(
                 f"The journal cannot be written ({error.strerror}); free space and resume."
             ) from error
+
+    def drop(self) -> None:
+        """Forget a sweep in which nothing was done; no file stays behind."""
+        if self._file is not None:
+            self._file.truncate(0)
+            self._fresh = None
+            os.unlink(self._file.name)
 
     def of(self, *kinds: str) -> Iterator[dict[str, Any]]:
         """The lines of these kinds, oldest first."""
@@ -107,7 +121,7 @@ def _read(data: bytes, path: Path) -> tuple[list[dict[str, Any]], int]:
         lines = [json.loads(line) for line in data[:whole].splitlines()]
     except ValueError as error:
         raise BadInput(f"{path} is damaged ({error}); sweep again without --resume.") from error
-    if not lines or lines[0].get("kind") != REQUEST:
+    if not lines or not isinstance(lines[0], dict) or lines[0].get("kind") != REQUEST:
         raise BadInput(f"{path} holds no sweep; sweep again without --resume.")
     return lines, whole
 

@@ -33,6 +33,12 @@ def png(profile: Profile) -> bytes:
     return _save(profile, INK, format="png", dpi=DPI)
 
 
+def standalone(profile: Profile) -> str:
+    """The same picture as an SVG file, on white."""
+    style: dict[str, Any] = {"metadata": dict.fromkeys(("Creator", "Date", "Format", "Type"))}
+    return _save(profile, INK, format="svg", facecolor="white", **style).decode()
+
+
 def svg(profile: Profile) -> str:
     """One ``<svg>`` element for an HTML page: text stays text in the page's colour, the
     background is the page's, and nothing outside the page is referred to."""

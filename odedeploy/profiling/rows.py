@@ -52,7 +52,7 @@ def artefact(entry: Entry, cores: int) -> Job:
         form=entry.form,
         solver=entry.solver,
         nfe=entry.nfe,
-        error=_error(entry.error),
+        error=certified(entry.error),
         latency_ms=Percentiles(),
         bytes=entry.file.stat().st_size if entry.file.is_file() else None,
         file=entry.file.name,
@@ -92,7 +92,7 @@ def baseline(asked: Baseline, target: Target, cores: int) -> Job:
         form="adaptive",
         solver=asked.solver,
         nfe=asked.nfe,
-        error=_error(asked.error),
+        error=certified(asked.error),
         latency_ms=Percentiles(),
         error_report=asked.error,
         batch=asked.batch,
@@ -192,7 +192,8 @@ def _status(failure: OdeDeployError) -> str:
     return "crashed" if isinstance(failure, Crashed) else "failed"
 
 
-def _error(report: ErrorReport | None) -> float | None:
+def certified(report: ErrorReport | None) -> float | None:
+    """The error that a row shows: the certified bound, or the largest seen."""
     if report is None:
         return None
     error = report.max if report.bound is None else report.bound

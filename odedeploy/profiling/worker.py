@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from odedeploy.errors import FellShort
-from odedeploy.profiling import openers
+from odedeploy.profiling import openers, queries
 
 STABLE = 0.05
 """Largest coefficient of variation of the last windows' medians that counts as stable."""
@@ -53,7 +53,7 @@ class Session:
 
     def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Load the artefact and the queries, and run the first of them."""
-        self.queries = _queries(request["queries"])
+        self.queries = queries.load(request["queries"])
         self.turn = itertools.cycle(self.queries)
         start = openers.find(request["runtime"])(request)
         base = resident_mb()
@@ -109,16 +109,6 @@ class Session:
             latencies.append(self._run())
         gc.enable()
         return latencies
-
-
-def _queries(path: str) -> list[dict[str, np.ndarray]]:
-    """Arrays named ``"<query> <input>"`` in an .npz file, regrouped."""
-    queries: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for key in arrays.files:
-            index, _, name = key.partition(" ")
-            queries.setdefault(index, {})[name] = arrays[key]
-    return list(queries.values())
 
 
 def _check(outputs: Sequence[np.ndarray]) -> None:
