@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from odedeploy.api import profile as profile
     from odedeploy.api import retarget as retarget
     from odedeploy.api import verify as verify
-    from odedeploy.runtime import load as load
+    from odedeploy.formats import load as load
 
 _PUBLIC = {
     "capture": "odedeploy.api",
@@ -26,7 +26,7 @@ _PUBLIC = {
     "profile": "odedeploy.api",
     "retarget": "odedeploy.api",
     "verify": "odedeploy.api",
-    "load": "odedeploy.runtime",
+    "load": "odedeploy.formats",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -33,6 +33,7 @@ from odedeploy.search.alarm import Watched, watch_plan
 from odedeploy.spec import ExportSpec
 from odedeploy.step_control import Asked, cost, trials, verified
 from odedeploy.step_counts import measured
+from odedeploy.targets import find as find_target
 from odedeploy.tolerance import Tolerance, worst_error
 from odedeploy.verification import GOLDEN_INPUTS, Verification, golden, verify
 
@@ -80,7 +81,7 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         progress("verify", 0, 1)
         draft = Path(folder) / f"draft{form.suffix}"
         artefact.write(draft, {})
-        runner = form.open(draft)
+        runner = form.open(draft, options=find_target(spec.target).opening_of(form.name))
         verification = _verified(graph, planned, runner)
         extra = {} if verification.failures else _of_form(graph, planned, runner)
         keepsake = _keepsake(planned, runner, verification)

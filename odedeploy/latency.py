@@ -39,7 +39,7 @@ def measured(
     what latency is made of, a constant, the evaluations and the terms of the combinations, each at
     no less than nothing, so that a busy machine does not decide between plans that hardly differ.
     """
-    form, threads = formats.find(spec.format), find(spec.target).threads
+    form, target = formats.find(spec.format), find(spec.target)
     one = take(inputs, np.arange(1), static)
 
     def costs(plans: Sequence[Plan]) -> list[float]:
@@ -48,7 +48,7 @@ def measured(
             for i, plan in enumerate(plans):
                 path = Path(folder) / f"{i}{form.suffix}"
                 form.build(graph, plan, spec.form).write(path, {})
-                runners.append(form.open(path, threads))
+                runners.append(form.open(path, target.threads, target.opening_of(form.name)))
             fastest = _fastest(runners, one, spec.seed)
         return _smoothed(plans, fastest)
 

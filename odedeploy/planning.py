@@ -208,9 +208,9 @@ class _Race:
             return ratio(low, whole, self._single)
 
     def _opened(self, planned: Planned, path: Path) -> Runner:
-        form = formats.find(planned.spec.format)
+        form, target = formats.find(planned.spec.format), find_target(planned.spec.target)
         built(form, self._graph, planned).write(path, {})
-        return form.open(path, find_target(planned.spec.target).threads)
+        return form.open(path, target.threads, target.opening_of(form.name))
 
 
 class _Bounded:

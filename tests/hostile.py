@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from odedeploy.profiling.openers import Loaded, onnxruntime
+from odedeploy.profiling.openers import Loaded, artefact
 
 
 def exits_on_load(request: Mapping[str, Any]) -> Callable[[], Loaded]:
@@ -59,7 +59,7 @@ def prints(request: Mapping[str, Any]) -> Callable[[], Loaded]:
 
 def spies(request: Mapping[str, Any]) -> Callable[[], Loaded]:
     """An ONNX file in onnxruntime that tells what the process has imported."""
-    start = onnxruntime(request)
+    start = artefact(request)
 
     def spied() -> Loaded:
         run, facts = start()

@@ -220,13 +220,14 @@ def test_torchscript_refusals(cases: dict[str, Case], tmp_path: Path) -> None:
 
 
 def test_torchscript_failing_inside_is_a_crash(tmp_path: Path) -> None:
-    from odedeploy.formats.torchscript import BuiltTorchScript, TorchScript
+    from odedeploy.formats.archive import Packed
+    from odedeploy.formats.torchscript import ROOT, TorchScript, _saved
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(lambda x: (x.reshape(2, 2),), (torch.ones(4),))
     signature = '{"inputs": [["x", "float32", ["n"]]], "outputs": [["y", "float32", [2, 2]]]}'
-    BuiltTorchScript(traced, signature).write(tmp_path / "m.pt", {})
+    Packed(_saved(traced), signature, f"{ROOT}/").write(tmp_path / "m.pt", {})
     runner = TorchScript().open(tmp_path / "m.pt")
     assert runner.run({"x": np.ones(4, np.float32)})["y"].shape == (2, 2)
     with pytest.raises(Crashed, match="TorchScript failed") as caught:

@@ -8,10 +8,10 @@ in ``SUFFIXES``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from odedeploy.manifest import TensorSpec
 if TYPE_CHECKING:
     from odedeploy.graph import Inputs, OdeGraph
     from odedeploy.program import Plan
+    from odedeploy.runtime import Artefact
 
 FORMATS: dict[str, str] = {
     "onnx": "odedeploy.formats.onnx:Onnx",
@@ -56,19 +57,48 @@ class Built(Protocol):
 
 
 class Format(Protocol):
-    """One file format. ``suffix`` includes the dot; ``forms`` are the forms that it can hold."""
+    """One file format. ``suffix`` includes the dot, ``forms`` are the forms that it can hold and
+    ``runtime`` is the import name of what runs it."""
 
     name: str
     suffix: str
     forms: tuple[str, ...]
+    runtime: str
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> Built:
         """The artefact of ``plan``; raises BadInput when the format cannot hold it."""
         ...
 
-    def open(self, path: str | os.PathLike[str], threads: int | None = None) -> Runner:
-        """The file in its runtime; raises BadInput for a file that is not of this format."""
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Artefact:
+        """The file in its runtime, with its own ``options``.
+
+        Raises BadInput for a file that is not of this format, and Unusable where its runtime is.
+        """
         ...
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+) -> Artefact:
+    """Load an exported file in the runtime of its format, with NumPy and that runtime alone.
+
+    ``threads`` computes one operator on that many threads, by default on all cores. ``providers``
+    are onnxruntime's execution providers, best first, by default the CPU's alone; each must really
+    be in use afterwards.
+
+    Raises BadInput for a file that is missing, damaged or not self-contained, UnknownName for an
+    unknown provider, and Unusable when the runtime or a provider is not usable on this machine.
+    """
+    form = from_path(path)
+    return form.open(path, threads, {} if providers is None else {"providers": list(providers)})
 
 
 def find(name: str) -> Format:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from odedeploy import files
 from odedeploy.errors import BadInput
@@ -49,6 +49,7 @@ class Onnx:
     name = "onnx"
     suffix = ".onnx"
     forms = ("unrolled", "loop", "adaptive")
+    runtime = "onnxruntime"
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltOnnx:
         from odedeploy.graph.serial import pack
@@ -61,5 +62,13 @@ class Onnx:
         weights = {n: v for body in model.graphs() for n, v in body.initializers.items()}
         return BuiltOnnx(model, {GRAPH: pack(graph, weights)})
 
-    def open(self, path: str | os.PathLike[str], threads: int | None = None) -> Model:
-        return load(path, threads=threads)
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Model:
+        """``options`` are ``providers`` and the settings of ``odedeploy.runtime``."""
+        settings = dict(options or {})
+        providers = settings.pop("providers", None)
+        return load(path, threads=threads, providers=providers, settings=settings)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-from odedeploy import files
 from odedeploy.errors import BadInput, Crashed
-from odedeploy.graph import Inputs, OdeGraph, delivered_specs, input_specs
-from odedeploy.manifest import TensorSpec
-from odedeploy.program import Plan
-from odedeploy.runtime import check_inputs
+from odedeploy.formats import archive
+from odedeploy.runtime import Artefact
 
-SIGNATURE = "odedeploy.signature"
-"""Extra file with the names, dtypes and shapes of inputs and outputs, as JSON."""
+if TYPE_CHECKING:
+    from odedeploy.graph import Inputs, OdeGraph
+    from odedeploy.program import Plan
+
+ROOT = "archive"
+"""The folder in which ``torch.jit.save`` puts what it writes into a stream."""
 
 
 @runtime_checkable
@@ -38,48 +37,31 @@ class Traceable(Protocol):
         ...
 
 
-class BuiltTorchScript:
-    """A frozen trace with its signature."""
+class TorchScriptModel(Artefact):
+    """A loaded TorchScript file, on the CPU."""
 
-    def __init__(self, module: torch.jit.ScriptModule, signature: str) -> None:
-        self.module = module
-        self.signature = signature
-
-    def write(self, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
-        """``metadata`` becomes TorchScript's extra files; raises BadInput as ``files`` does."""
-        buffer = io.BytesIO()
-        extra = {**metadata, SIGNATURE: self.signature}
-        with _deprecation_silenced():
-            torch.jit.save(self.module, buffer, _extra_files=extra)
-        files.replace(path, _without_sources(buffer))
-
-
-class TorchScriptModel:
-    """A loaded TorchScript file: NumPy arrays in, NumPy arrays out, on the CPU."""
-
-    def __init__(self, module: torch.jit.ScriptModule, metadata: Mapping[str, str]) -> None:
+    def __init__(self, module: torch.jit.ScriptModule, found: archive.Contents) -> None:
         self._module = module
-        self.metadata = {k: v for k, v in metadata.items() if k != SIGNATURE}
-        self.inputs, self.outputs = _read_signature(metadata[SIGNATURE])
+        self.file, self.metadata = found.file, found.metadata
+        self.inputs, self.outputs = found.inputs, found.outputs
 
-    def run(self, inputs: Inputs) -> dict[str, np.ndarray]:
-        """Outputs by name; raises BadInput for inputs that do not fit, Crashed when torch fails."""
-        arrays = check_inputs(inputs, self.inputs)
-        tensors = [torch.from_numpy(np.array(arrays[spec.name])) for spec in self.inputs]
+    def answer(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Raises Crashed when torch fails."""
+        tensors = [torch.from_numpy(np.array(feed[spec.name])) for spec in self.inputs]
         try:
             with torch.inference_mode():
-                results = self._module(*tensors)
+                return [result.numpy() for result in self._module(*tensors)]
         except RuntimeError as error:
-            raise Crashed(f"TorchScript failed ({_line(error)}).") from error
-        return {s.name: r.numpy() for s, r in zip(self.outputs, results, strict=True)}
+            raise Crashed(f"TorchScript failed ({archive.line(error)}).") from error
 
 
 class TorchScript:
     name = "torchscript"
     suffix = ".pt"
     forms = ("unrolled",)
+    runtime = "torch"
 
-    def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltTorchScript:
+    def build(self, graph: OdeGraph, plan: Plan, form: str) -> archive.Packed:
         """Traced on the example rows. Tracing warns of every value that it makes a constant, stage
         times and coefficients among them; that no input is one is for verification to show, on
         other inputs and batch sizes.
@@ -94,87 +76,64 @@ class TorchScript:
             )
         if form != "unrolled":
             raise BadInput(f"TorchScript holds unrolled solves only, not the form {form!r}.")
+        from odedeploy.graph import input_specs
+
         names = [spec.name for spec in input_specs(graph.model)]
         tensors = tuple(torch.from_numpy(np.array(live.example[name])) for name in names)
         with torch.no_grad(), _deprecation_silenced():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(live.module(plan).eval(), tensors, check_trace=False)
             frozen = torch.jit.freeze(traced)
-        return BuiltTorchScript(frozen, _write_signature(graph, plan))
+        return archive.Packed(_saved(frozen), archive.signature(graph, plan), f"{ROOT}/")
 
-    def open(self, path: str | os.PathLike[str], threads: int | None = None) -> TorchScriptModel:
+    def open(
+        self,
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> TorchScriptModel:
         """``threads`` sets PyTorch's number of threads for the whole process.
 
         Raises BadInput for a file that is missing, damaged or not written by odedeploy.
         """
-        if threads is not None and threads < 1:
-            raise BadInput(f"threads must be at least 1, got {threads}.")
-        file = Path(path)
-        extra: dict[str, Any] = dict.fromkeys(_extra_names(file), "")
-        if SIGNATURE not in extra:
-            raise BadInput(f"{file} is not a TorchScript file of odedeploy; export it again.")
+        archive.check_threads(threads)
+        archive.check_options(self.name, options, ())
+        found = archive.contents(path, "TorchScript")
         try:
             with _deprecation_silenced():
                 module = torch.jit.load(  # type: ignore[no-untyped-call]
-                    str(file), map_location="cpu", _extra_files=extra
+                    str(found.file), map_location="cpu"
                 )
         except RuntimeError as error:
             raise BadInput(
-                f"{file} is not a whole TorchScript file ({_line(error)}); export it again."
+                f"{found.file} is not a whole TorchScript file ({archive.line(error)}); "
+                "export it again."
             ) from error
         if threads is not None:
             torch.set_num_threads(threads)
-        texts = {name: data.decode("utf-8") for name, data in extra.items()}
-        return TorchScriptModel(module, texts)
+        return TorchScriptModel(module, found)
 
 
-def _without_sources(archive: io.BytesIO) -> bytes:
+def _saved(module: torch.jit.ScriptModule) -> bytes:
+    """The archive that ``torch.jit.save`` writes, in the folder ``ROOT``."""
+    buffer = io.BytesIO()
+    with _deprecation_silenced():
+        torch.jit.save(module, buffer)
+    return _without_sources(buffer)
+
+
+def _without_sources(whole: io.BytesIO) -> bytes:
     """The archive without its ``.debug_pkl`` records: source lines and paths of this machine.
 
     Entries stay uncompressed and carry zip's first date, so that one artefact always gives
     the same bytes.
     """
     stripped = io.BytesIO()
-    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(stripped, "w") as new:
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(stripped, "w") as new:
         for entry in old.infolist():
             if not entry.filename.endswith(".debug_pkl"):
                 new.writestr(zipfile.ZipInfo(entry.filename), old.read(entry))
     return stripped.getvalue()
-
-
-def _extra_names(file: Path) -> list[str]:
-    """Names of the extra files; raises BadInput when ``file`` is no archive."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            parts = [name.partition("/extra/") for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BadInput(f"{file} is no readable TorchScript file ({reason}).") from error
-    return [name for _, found, name in parts if found]
-
-
-def _write_signature(graph: OdeGraph, plan: Plan) -> str:
-    sides = {"inputs": input_specs(graph.model), "outputs": delivered_specs(graph.model, plan)}
-    return json.dumps(
-        {side: [[s.name, s.dtype, s.shape] for s in specs] for side, specs in sides.items()}
-    )
-
-
-def _read_signature(text: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    try:
-        data = json.loads(text)
-        inputs, outputs = (
-            tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in data[side])
-            for side in ("inputs", "outputs")
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"The file's signature is damaged ({error!r}); export it again.") from error
-    return inputs, outputs
-
-
-def _line(error: Exception) -> str:
-    """The last line of PyTorch's message, which is where it says what happened."""
-    return str(error).strip().splitlines()[-1].strip().rstrip(".")
 
 
 @contextmanager

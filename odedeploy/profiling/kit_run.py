@@ -8,6 +8,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +81,10 @@ def measured(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
 
 def checked(request: Mapping[str, Any]) -> Callable[[], openers.Loaded]:
     """An artefact in onnxruntime that has given its golden outputs on this device."""
-    start = openers.onnxruntime(request)
+    with suppress(ImportError):
+        import_module("onnxruntime")
 
-    def begin() -> openers.Loaded:
-        loaded = start()
+    def start() -> openers.Loaded:
         model = load(
             request["path"], threads=request["threads"], providers=request["providers"]
         )
@@ -90,9 +92,13 @@ def checked(request: Mapping[str, Any]) -> Callable[[], openers.Loaded]:
         if not found:
             raise FellShort(f"On this device the answers are wrong: {found}.")
         facts = {"golden_error": float(found.errors.max()), "golden_tolerance": found.tolerance}
-        return openers.Loaded(loaded.run, loaded.facts | facts)
 
-    return begin
+        def run(query: Mapping[str, Any]) -> list[Any]:
+            return list(model.run(query, check=False).values())
+
+        return openers.Loaded(run, {**model.facts, **facts})
+
+    return start
 
 
 def _parser() -> argparse.ArgumentParser:

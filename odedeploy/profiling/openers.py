@@ -17,7 +17,10 @@ import numpy as np
 from odedeploy.errors import BadInput, UnknownName
 
 OPENERS: dict[str, str] = {
-    "onnxruntime": "odedeploy.profiling.openers:onnxruntime",
+    **dict.fromkeys(
+        ("onnxruntime", "torchscript", "torch-compile", "openvino", "executorch", "litert"),
+        "odedeploy.profiling.openers:artefact",
+    ),
     "pytorch": "odedeploy.profiling.openers:pytorch",
 }
 
@@ -42,24 +45,24 @@ def find(runtime: str) -> Opener:
     return opener
 
 
-def onnxruntime(request: Mapping[str, Any]) -> Callable[[], Loaded]:
-    """An ONNX file in onnxruntime, on exactly the requested providers and threads.
+def artefact(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """A file in the runtime of its format, with exactly the requested threads and options.
 
     The runtime's checks of the inputs' values are left out of the time.
     """
-    from odedeploy.runtime import load
+    from odedeploy import formats
 
+    form = formats.find(request["format"])
     with suppress(ImportError):
-        import_module("onnxruntime")
+        import_module(form.runtime)
 
     def start() -> Loaded:
-        threads, providers = request["threads"], request["providers"]
-        model = load(request["path"], threads=threads, providers=providers)
+        model = form.open(request["path"], request["threads"], request["options"])
 
         def run(query: Mapping[str, np.ndarray]) -> list[np.ndarray]:
             return list(model.run(query, check=False).values())
 
-        return Loaded(run, {"providers": list(model.providers)})
+        return Loaded(run, dict(model.facts))
 
     return start
 

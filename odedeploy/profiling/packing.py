@@ -26,13 +26,11 @@ from odedeploy.targets import Target
 
 MODULES = (
     "__init__.py", "_version.py", "errors.py", "files.py", "manifest.py", "tolerance.py",
-    "runtime/__init__.py", "runtime/arrays.py", "runtime/container.py", "runtime/metadata.py",
-    "runtime/options.py", "runtime/session.py", "runtime/signature.py",
     "profiling/journal.py", "profiling/kit_run.py", "profiling/machine.py",
     "profiling/measure.py", "profiling/openers.py", "profiling/process.py",
     "profiling/queries.py", "profiling/stats.py", "profiling/worker.py",
 )  # fmt: skip
-"""What measures, and nothing that needs more than NumPy and onnxruntime."""
+"""What measures, beside the whole of ``runtime``; none needs more than NumPy and onnxruntime."""
 
 RUN = '''"""Measure the artefacts of this kit: python run.py [--help]."""
 
@@ -121,7 +119,9 @@ def _target(target: Target) -> dict[str, Any]:
 def _program() -> dict[str, bytes]:
     """The modules that measure, and the script that starts them."""
     package = resources("odedeploy")
-    found = {f"odedeploy/{name}": package.joinpath(name).read_bytes() for name in MODULES}
+    runtime = [f"runtime/{m.name}" for m in package.joinpath("runtime").iterdir()]
+    names = [*MODULES, *sorted(name for name in runtime if name.endswith(".py"))]
+    found = {f"odedeploy/{name}": package.joinpath(name).read_bytes() for name in names}
     # The library's own package initialisers draw in what a device lacks.
     found["odedeploy/profiling/__init__.py"] = b'"""What measures."""\n'
     return {**found, "run.py": RUN.encode()}

@@ -73,9 +73,10 @@ def artefact(entry: Entry, cores: int) -> Job:
     request = {
         "label": f"{entry.file.name} on {target.name}",
         "runtime": target.runtime,
+        "format": target.format,
         "path": str(entry.file.resolve()),
         "threads": threads,
-        "providers": list(target.providers),
+        "options": target.opening,
     }
     return Job(target, row, request, entry.queries, problem)
 

@@ -10,6 +10,7 @@ from odedeploy.runtime.metadata import alarm_output as alarm_output
 from odedeploy.runtime.metadata import check_golden as check_golden
 from odedeploy.runtime.metadata import read_golden as read_golden
 from odedeploy.runtime.metadata import read_manifest as read_manifest
+from odedeploy.runtime.model import Artefact as Artefact
 from odedeploy.runtime.options import CONTROL as CONTROL
 from odedeploy.runtime.options import STEPS as STEPS
 from odedeploy.runtime.session import Model as Model

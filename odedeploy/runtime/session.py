@@ -1,10 +1,9 @@
-"""An exported ONNX file, loaded and called."""
+"""An exported ONNX file in onnxruntime."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from odedeploy.errors import BadInput, Crashed, UnknownName, Unusable
-from odedeploy.manifest import Manifest, TensorSpec
+from odedeploy.manifest import TensorSpec
+from odedeploy.runtime.binding import Bound
 from odedeploy.runtime.container import check_container
-from odedeploy.runtime.metadata import Golden, alarm_output, read_golden, read_manifest
-from odedeploy.runtime.options import check_options, warn_of_options
-from odedeploy.runtime.signature import UNNAMED, check_inputs
+from odedeploy.runtime.model import Artefact
+from odedeploy.runtime.settings import Settings
+from odedeploy.runtime.signature import UNNAMED
 
 CPU = "CPUExecutionProvider"
 
@@ -30,78 +30,37 @@ _DTYPES = {
 """onnxruntime's name of a type → NumPy's."""
 
 
-class Model:
-    """A loaded artefact: ``model(x)``, ``model(x, y)`` or ``model(image=x)``.
+class Model(Artefact):
+    """An ONNX file in onnxruntime, its inputs and outputs on the device of ``settings``."""
 
-    Made by ``load``. Inputs are NumPy arrays of exactly the dtypes and shapes in ``inputs``.
-    ``options`` are inputs that may be left out, single numbers: ``model(x, steps=32)``.
-    """
-
-    def __init__(self, session: Any, file: Path) -> None:
+    def __init__(self, session: Any, file: Path, settings: Settings) -> None:
         self._session = session
         self.file = file
         self.inputs = tuple(_spec(value, file) for value in session.get_inputs())
         self.outputs = tuple(_spec(value, file) for value in session.get_outputs())
         self.options = tuple(_spec(v, file) for v in session.get_overridable_initializers())
-        self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
-
-    @cached_property
-    def manifest(self) -> Manifest | None:
-        """What was delivered; None for a file that odedeploy did not write."""
-        return read_manifest(self.metadata)
-
-    @cached_property
-    def golden(self) -> Golden | None:
-        """Inputs with their outputs on the machine of the export, or None."""
-        return read_golden(self.metadata)
-
-    @cached_property
-    def alarm(self) -> str | None:
-        """The output (batch,), above 1 where a solve goes unlike its calibration, or None."""
-        return alarm_output(self.metadata)
+        self.metadata = session.get_modelmeta().custom_metadata_map
+        self.facts = {"providers": list(self.providers), "options": settings.given()}
+        device = settings.device
+        self._bound = device and Bound(session, device, self.inputs, self.outputs)
 
     @property
     def providers(self) -> tuple[str, ...]:
         """The execution providers in use."""
         return tuple(self._session.get_providers())
 
-    def __call__(self, *arrays: Any, **named: Any) -> np.ndarray | dict[str, np.ndarray]:
-        """The output of a model with one, else the outputs by name; raises as ``run`` does."""
-        names = [spec.name for spec in self.inputs]
-        if len(arrays) > len(names):
-            raise BadInput(f"The model takes the {len(names)} inputs {names}, got {len(arrays)}.")
-        positional = dict(zip(names, arrays, strict=False))
-        twice = sorted(positional.keys() & named.keys())
-        if twice:
-            raise BadInput(f"The inputs {twice} are given by position and by name; give them once.")
-        outputs = self.run(positional | named)
-        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
-
-    def run(self, inputs: Mapping[str, Any], *, check: bool = True) -> dict[str, np.ndarray]:
-        """Outputs by name.
-
-        With ``check`` false the arrays go to onnxruntime as they are, NaN and infinity included.
-        Warns of a number of steps or a tolerance for which the file is not certified.
-
-        Raises BadInput for inputs that do not fit and Crashed when onnxruntime fails.
-        """
-        feed = self._checked(inputs) if check else dict(inputs)
+    def answer(self, feed: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """Raises BadInput for inputs that onnxruntime refuses, Crashed when it fails."""
         try:
-            values = self._session.run(None, feed)
+            if self._bound:
+                return self._bound.run(feed)
+            values: Sequence[np.ndarray] = self._session.run(None, feed)
+            return values
         except Exception as error:
             reason = _reason(error)
             if type(error).__name__ == "InvalidArgument" or isinstance(error, ValueError):
                 raise BadInput(f"{self.file} refused its inputs ({reason}).") from error
             raise Crashed(f"onnxruntime failed on {self.file} ({reason}).") from error
-        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
-
-
-    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        options = check_options(inputs, self.options)
-        if options:
-            warn_of_options(options, self.manifest)
-        rest = {name: value for name, value in inputs.items() if name not in options}
-        return check_inputs(rest, self.inputs) | options
 
 
 def load(
@@ -109,12 +68,14 @@ def load(
     *,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Model:
     """Load an exported ONNX file.
 
     ``threads`` computes one operator on that many threads, by default on all cores.
     ``providers`` are onnxruntime's names of execution providers, best first, by default the CPU's
-    alone; each must really be in use afterwards.
+    alone; each must really be in use afterwards. ``settings`` are the fields of
+    ``odedeploy.runtime.settings.Settings``.
 
     Raises BadInput for a file that is missing, damaged or not self-contained, UnknownName for an
     unknown provider, and Unusable when onnxruntime, one of its operators or a provider is not
@@ -124,7 +85,7 @@ def load(
     file = Path(path)
     if threads is not None and threads < 1:
         raise BadInput(f"threads must be at least 1, got {threads}.")
-    wanted = list(providers or (CPU,))
+    wanted, chosen = list(providers or (CPU,)), Settings.of(settings or {})
     _check_providers(runtime, wanted)
     check_container(file)
     options = runtime.SessionOptions()
@@ -132,8 +93,11 @@ def load(
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+    chosen.apply(options)
     try:
-        session = runtime.InferenceSession(file, options, providers=wanted, enable_fallback=0)
+        session = runtime.InferenceSession(
+            file, options, providers=chosen.of_providers(wanted), enable_fallback=0
+        )
     except Exception as error:
         reason = _reason(error)
         if type(error).__name__ in ("NotImplemented", "EPFail"):
@@ -146,7 +110,7 @@ def load(
             "export it again."
         ) from error
     _check_in_use(session.get_providers(), wanted)
-    return Model(session, file)
+    return Model(session, file, chosen)
 
 
 def _onnxruntime() -> ModuleType:

@@ -22,6 +22,8 @@ __all__ = ["TARGETS", "Environment", "Target", "environment", "find", "usable"]
 TARGETS: dict[str, str] = {
     "cpu": "odedeploy.targets.cpu:TARGET",
     "cpu-1t": "odedeploy.targets.cpu_1t:TARGET",
+    "torchscript": "odedeploy.targets.torchscript:TARGET",
+    "torchscript-1t": "odedeploy.targets.torchscript_1t:TARGET",
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from odedeploy.errors import BadInput
 
@@ -11,11 +13,14 @@ from odedeploy.errors import BadInput
 class Target:
     """A runtime with its execution providers, threads, precision and batch, under one name.
 
-    ``format`` is the file format that the runtime reads. ``runtime`` is a name that
-    ``odedeploy.profiling.openers`` knows, or the address ``package.module:callable`` of an opener
-    of one's own. ``providers`` are asked for in this order and no other may take their place.
-    ``threads`` is None for all cores that the process may use. ``batch`` is the number of
-    samples in one inference.
+    ``format`` is the file format that the runtime reads, and opens with ``options``. ``runtime``
+    is a name that ``odedeploy.profiling.openers`` knows, or the address
+    ``package.module:callable`` of an opener of one's own. ``providers`` are those of onnxruntime,
+    asked for in this order, and no other may take their place. ``threads`` is None for all cores
+    that the process may use. ``batch`` is the number of samples in one inference. ``packages`` are
+    the distributions that the runtime needs and ``extra`` what installs them; with ``compiler``
+    it needs a C++ compiler, too. ``variant`` names an arithmetic other than that of the format on
+    the CPU: a file for it is verified on this target, and has a name of its own.
 
     Raises BadInput for fewer than one thread or a batch below one.
     """
@@ -28,8 +33,23 @@ class Target:
     batch: int
     precision: str
     description: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    compiler: bool = False
+    variant: str = ""
 
     def __post_init__(self) -> None:
         for what, value in (("threads", self.threads), ("batch", self.batch)):
             if value is not None and value < 1:
                 raise BadInput(f"Target {self.name!r} needs {what} of at least 1, got {value}.")
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """The options with which its format opens a file for it, as plain JSON values."""
+        providers = {"providers": list(self.providers)} if self.providers else {}
+        return {**providers, **self.options}
+
+    def opening_of(self, format: str) -> dict[str, Any]:
+        """``opening`` for a file of ``format``; nothing where that is another."""
+        return self.opening if format == self.format else {}

@@ -118,7 +118,7 @@ def _add_model(work: _Work, model: Loaded, stem: str) -> None:
         if cell.spec is None:
             _miss(work, model, cell, Unusable(cell.problem))
             continue
-        name = file_name(stem, cell.spec)
+        name = file_name(stem, cell.spec, cell.target.variant)
         if name not in made:
             try:
                 made[name] = _made(work, workshop, cell, name)

@@ -150,11 +150,13 @@ def stems(models: Sequence[Loaded | Path]) -> list[str]:
     return found
 
 
-def file_name(stem: str, spec: ExportSpec) -> str:
-    """Of a model's artefact, by what tells it from the others of a sweep."""
+def file_name(stem: str, spec: ExportSpec, variant: str) -> str:
+    """Of a model's artefact, by what tells it from the others of a sweep; ``variant`` is that of
+    its target."""
     parts = [stem, f"{spec.tol:g}"]
     parts += [spec.precision] if spec.precision != "fp32" else []
     parts += [spec.form] if spec.form != "unrolled" else []
+    parts += [variant] if variant else []
     return "-".join(parts) + formats.find(spec.format).suffix
 
 
