@@ -169,6 +169,22 @@ def test_marks_are_exactly_the_undominated(points: list[pareto.Point]) -> None:
         assert any(m for point, m in zip(points, marks, strict=True) if point.group == group)
 
 
+@given(st.lists(POINT, max_size=12))
+def test_sure_marks_hold_for_every_latency_within_the_intervals(
+    points: list[pareto.Point],
+) -> None:
+    marks, certain = pareto.front(points), pareto.sure(points)
+    for extreme in range(len(points)):  # one as slow, all others as fast as may be, and reversed
+        for slow in (True, False):
+            exact = [
+                p._replace(low=x, high=x)
+                for i, p in enumerate(points)
+                for x in [p.high if (i == extreme) is slow else p.low]
+            ]
+            for on, sure, again in zip(marks, certain, pareto.front(exact), strict=True):
+                assert not sure or on is again
+
+
 # Sweeps
 
 
@@ -198,6 +214,9 @@ def swept(files: dict[str, Path]) -> dict[str, Row]:
         "missing": entry(files["missing"]),
         "exit": entry(files["light"], planted("exits_on_load")),
         "abort": entry(files["light"], planted("aborts_while_running")),
+        "memory": entry(files["light"], planted("eats_memory")),
+        "killed": entry(files["light"], planted("is_killed")),
+        "turns nan": entry(files["light"], planted("turns_nan")),
         "prints": entry(files["light"], planted("prints")),
         "provider": entry(
             files["light"], replace(SINGLE, name="trt", providers=("NoSuchProvider",))
@@ -264,6 +283,9 @@ def test_threads_are_set(swept: dict[str, Row]) -> None:
         ("missing", "failed", "missing.onnx"),
         ("exit", "crashed", "exit status 7 during 'open'; its last words were: planted last words"),
         ("abort", "crashed", "SIGABRT during"),
+        ("memory", "crashed", "ran out of memory during 'open'"),
+        ("killed", "crashed", "SIGKILL, which is how the system ends what takes too much memory"),
+        ("turns nan", "failed", "3 values of 3 that are not finite"),
         ("provider", "unusable", "NoSuchProvider"),
         ("format", "unusable", "runs onnx files, and light.onnx is torchscript"),
         ("shape", "failed", "63"),
@@ -282,6 +304,15 @@ def test_a_hang_is_stopped(files: dict[str, Path]) -> None:
     (row,) = result.rows
     assert row.status == "crashed"
     assert "no answer to 'open' within 2 s" in row.reason
+
+
+def test_a_hang_in_a_round_costs_its_own_row(files: dict[str, Path], tmp_path: Path) -> None:
+    entries = [entry(files["light"], planted("hangs_while_running")),
+               entry(tmp_path / "3", planted("sleeps"))]  # fmt: skip
+    hung, sound = profile(entries, (), 1.5, timeout=3.0).rows
+    assert hung.status == "crashed"
+    assert "no answer to 'round' within 3 s" in hung.reason
+    assert sound.measured
 
 
 def test_latencies_are_those_of_the_clock(tmp_path: Path) -> None:

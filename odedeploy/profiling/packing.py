@@ -19,7 +19,7 @@ from typing import Any
 from odedeploy import files, targets
 from odedeploy.errors import BadInput
 from odedeploy.manifest import Manifest
-from odedeploy.profiling.records import Entry
+from odedeploy.profiling.records import Entry, model_of
 from odedeploy.profiling.rows import certified
 from odedeploy.runtime import load, read_golden, read_manifest
 from odedeploy.targets import Target
@@ -91,7 +91,7 @@ def _described(path: Path, known: Entry | None) -> dict[str, Any]:
     return {
         "sha256": files.sha256(path),
         "row": {
-            "model": path.stem if known is None else known.model,
+            "model": model_of(path, manifest) if known is None else known.model,
             "tol": manifest.tol,
             "precision": manifest.precision,
             "format": manifest.format,

@@ -169,9 +169,22 @@ class Row:
         return self.status == "measured"
 
     @property
+    def solves(self) -> bool:
+        """Whether there is a solve to approximate; a network without one has an error of round-off
+        only, which says nothing beside others."""
+        return self.solver != "none"
+
+    @property
     def rivals(self) -> tuple[str, str, str, int]:
         """What the rows share that compete on one Pareto front."""
         return self.device, self.model, self.target, self.batch
+
+    @property
+    def label(self) -> str:
+        """What stands beside its point: evaluations, solver, and the arithmetic below fp32."""
+        parts = [str(self.nfe)] if self.nfe else []
+        parts += [self.solver] + ([self.precision] if self.precision != "fp32" else [])
+        return " · ".join(parts)
 
     @property
     def name(self) -> str:
@@ -200,3 +213,10 @@ class Row:
 def place(row: Row) -> str:
     """Where a row was measured: its target, on which device."""
     return f"{row.target} of {row.device}" if row.device else row.target
+
+
+def model_of(file: Path, manifest: Manifest) -> str:
+    """The model of a file, as far as the name tells that a sweep gave it: what comes before its
+    tolerance. Files of one model compete."""
+    before, mark, _ = file.stem.rpartition(f"-{manifest.tol:g}")
+    return before if mark and before else file.stem

@@ -15,6 +15,7 @@ from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.planned import Progress
 from odedeploy.profiling import Baseline, Entry, Journal, Percentiles, Profile, Row, devices, ssh
 from odedeploy.profiling.queries import cut
+from odedeploy.profiling.records import model_of
 from odedeploy.runtime import batch_symbol, read_golden, read_manifest
 from odedeploy.tradeoff.clock import Clock
 from odedeploy.tradeoff.request import Cell, Request, command, file_name, stems
@@ -234,4 +235,4 @@ def _add_file(work: _Work, path: Path) -> None:
     static = frozenset(s.name for s in runner.inputs if symbol not in s.shape[:1])
     for target in work.request.chosen:
         asked = cut(golden.inputs, static, target.batch)
-        work.entries.append(Entry.of(path.stem, path, manifest, target, asked))
+        work.entries.append(Entry.of(model_of(path, manifest), path, manifest, target, asked))
