@@ -61,7 +61,7 @@ def eats_memory(request: Mapping[str, Any]) -> Callable[[], Loaded]:
     def start() -> Loaded:
         limit = 4 << 30
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        kept = [np.ones(1 << 27) for _ in range(64)]
+        kept = [np.empty(1 << 27) for _ in range(64)]
         return Loaded(lambda query: kept, {})
 
     return start

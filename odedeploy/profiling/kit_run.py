@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures = {line["job"]: line["reason"] for line in result["lines"] if line["kind"] == "failed"}
     for job, reason in failures.items():
         print(f"{job}: {reason}", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     count = len(result["jobs"])
     print(f"{count - len(failures)} of {count} measured; wrote {output}")
     return 0 if len(failures) < count else 1

@@ -15,7 +15,7 @@ import numpy as np
 
 from odedeploy import files, formats
 from odedeploy._version import __version__
-from odedeploy.errors import BadInput, OdeDeployError
+from odedeploy.errors import BadInput, OdeDeployError, UnknownName
 from odedeploy.frontends.loading import Loaded
 from odedeploy.profiling import machine
 from odedeploy.spec import ExportSpec
@@ -65,8 +65,8 @@ class Request:
         if any(not isinstance(m, Path) for m in self.models):
             if not (self.tols and self.precisions and self.forms):
                 raise BadInput("A model needs a tolerance, a precision and a form; give each.")
-            for _ in self.cells():
-                pass
+            if not any(cell.spec for cell in self.cells()):
+                raise BadInput(next(self.cells()).problem)
 
     @cached_property
     def chosen(self) -> tuple[Target, ...]:
@@ -101,9 +101,8 @@ class Request:
             spec = replace(plain, format=target.format, precision=precision, form=form)
             formats.check_form(spec.format, form)
         except OdeDeployError as error:
-            if (precision, form) == ("fp32", "unrolled"):
+            if isinstance(error, UnknownName) or (precision, form) == ("fp32", "unrolled"):
                 raise
-            replace(plain, precision=precision)  # an unknown name is a mistake, not a row
             return Cell(target, tol, precision, form, None, str(error))
         return Cell(target, spec=spec, **common)  # type: ignore[arg-type]
 
