@@ -74,7 +74,7 @@ def test_a_sweep_killed_goes_on_and_measures_nothing_twice(tmp_path: Path, after
     assert set(Counter((x["job"], x["round"]) for x in after_all).values()) == {1}
     assert [row.status for row in result.rows] == ["measured"] * 4
     for row, ms in zip(result.rows, (2, 4, 3, 5), strict=True):
-        assert ms <= row.latency_ms.p50 < ms + 2
+        assert ms <= row.latency_ms.p50
         own = [x for x in after_all if x["job"] == f"m: {ms} on sleeps, batch {row.batch}"]
         assert row.rounds == len(own) >= 7
         assert row.samples == sum(len(x["ns"]) for x in own)
