@@ -61,6 +61,6 @@ $(VENV)/.run: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(BIN)/python
-	$(BIN)/python $(PIP) -e '.[export,cpu,dev,libraries]'
+	$(BIN)/python $(PIP) -e '.[export,cpu,dev,libraries,openvino,executorch,litert]'
 	$(BIN)/python $(PIP) --no-deps torchdyn torchcfm # they ask for torchvision and notebooks
 	@touch $@ $(VENV)/.run

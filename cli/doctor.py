@@ -16,7 +16,7 @@ ONE_OF = ("onnxruntime", "onnxruntime-gpu")
 
 def doctor(as_json: Json = False) -> None:
     """Say what is missing on this machine."""
-    from odedeploy.targets import TARGETS, environment, find, usable
+    from odedeploy.targets import environment, find, names, usable
 
     here = environment()
     packages = [
@@ -25,7 +25,7 @@ def doctor(as_json: Json = False) -> None:
     ]
     targets = [
         {"name": name, "usable": (reason := usable(find(name))) is None, "reason": reason}
-        for name in TARGETS
+        for name in names()
     ]
     found: dict[str, Any] = {
         "odedeploy": __version__,

@@ -44,9 +44,19 @@ def export(
     static: Static = None,
     format: Annotated[
         str | None,
-        typer.Option(help="onnx or torchscript; by default what FILE ends in.", metavar="NAME"),
+        typer.Option(
+            help="onnx, torchscript, pt2, aoti, openvino, executorch or litert; by default what "
+            "FILE ends in.", metavar="NAME",
+        ),
     ] = None,
-    target: Annotated[str, typer.Option(metavar="NAME", help="What it will run on.")] = "cpu",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What it will run on: one of `odedeploy targets`, a TOML file, or auto, the "
+            "fastest here; by default what runs the format.",
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(metavar="NAME", help="Arithmetic.")] = "fp32",
     form: Annotated[
         str,
@@ -84,8 +94,9 @@ def export(
     Nothing is written when no plan keeps it, unless --best-effort is given.
     """
     whole, own = tolerances(tol)
+    kind = _format(format, path, target)
     spec = ExportSpec(
-        tol=whole, tols=own, format=_format(format, path), target=target, precision=precision,
+        tol=whole, tols=own, format=kind, target=_target(target, kind), precision=precision,
         form=form, solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
         samples=samples, seed=seed, budget=budget, allow_distilled=allow_distilled,
         replan=replan, noise=noise, alarm=alarm, best_effort=best_effort,
@@ -107,16 +118,30 @@ def export(
         return
     from odedeploy.cli import summary
 
+    written = path.with_name(manifest.file)
     output.show(
         *summary.of(manifest),
-        f"\nWrote {path} and {path}.json. Next, where it will run: odedeploy verify {path}",
+        f"\nWrote {written} and {written}.json. Next, where it will run: "
+        f"odedeploy verify {written}",
     )
 
 
-def _format(asked: str | None, path: Path) -> str:
+def _format(asked: str | None, path: Path, target: str | None) -> str:
     from odedeploy import formats
 
-    return formats.from_path(path).name if asked is None else formats.find(asked).name
+    if asked is not None:
+        return formats.find(asked).name
+    if target == "auto" and not path.name.lower().endswith(tuple(formats.SUFFIXES)):
+        return "auto"
+    return formats.from_path(path).name
+
+
+def _target(asked: str | None, format: str) -> str:
+    """The first target that takes the format, unless another is asked for."""
+    from odedeploy import targets
+
+    takes = (name for name in targets.TARGETS if targets.find(name).format == format)
+    return asked or next(takes, ExportSpec.target)
 
 
 def _check_names(spec: ExportSpec) -> None:
@@ -125,5 +150,7 @@ def _check_names(spec: ExportSpec) -> None:
 
     if spec.solver not in RUNGS:
         solvers.find(spec.solver)
+    if spec.target == "auto":
+        return
     if problem := targets.usable(targets.find(spec.target)):
         raise Unusable(problem)

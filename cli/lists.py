@@ -57,11 +57,11 @@ def solvers(as_json: Json = False) -> None:
 
 def targets(as_json: Json = False) -> None:
     """List the targets, and which work here."""
-    from odedeploy.targets import TARGETS, find, usable
+    from odedeploy.targets import find, names, usable
 
     found = [
         {**asdict(target), "usable": (reason := usable(target)) is None, "reason": reason}
-        for target in map(find, TARGETS)
+        for target in map(find, names())
     ]
     if as_json:
         output.emit({"targets": found})

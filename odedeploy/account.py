@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from odedeploy import metrics
+from odedeploy import formats, metrics
 from odedeploy._version import __version__
 from odedeploy.graph import OdeGraph, delivered_specs, input_specs
 from odedeploy.manifest import ErrorReport, Manifest
@@ -80,7 +80,7 @@ def manifest_of(
         outputs=delivered_specs(graph.model, planned.plan),
         tols=dict(spec.tols),
         extra={**extra, **_verified_of(metric), **planned.notes, **alarm},
-        versions=_versions(),
+        versions=_versions(formats.find(spec.format).packages),
         seed=spec.seed,
         warnings=(*planned.warnings, *failures),
         quantisation_error=None if moved is None else float(np.max(moved)),
@@ -157,9 +157,9 @@ def describe(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     found = {"odedeploy": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
+    for package in dict.fromkeys((*PACKAGES, *packages)):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

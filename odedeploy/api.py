@@ -12,6 +12,7 @@ import numpy as np
 from odedeploy import files, formats, lowering, metrics
 from odedeploy.delivery import captured, check_folder, deliver
 from odedeploy.errors import BadInput, FellShort, UnknownName, Unusable
+from odedeploy.fastest import AUTO, candidates, deliver_fastest
 from odedeploy.graph import OdeGraph
 from odedeploy.input_files import read_inputs
 from odedeploy.manifest import Manifest
@@ -154,10 +155,16 @@ def export(
 def deploy(
     loaded: Loaded, spec: ExportSpec, path: str | Path, progress: Progress = silent
 ) -> Manifest:
-    """Capture, plan, lower, verify and write in one go."""
+    """Capture, plan, lower, verify and write in one go.
+
+    For the target ``"auto"`` every usable target is tried, and the fastest is written, in its
+    format; so is the format ``"auto"`` chosen.
+    """
+    several = candidates(spec) if spec.target == AUTO else []
+    if several:
+        spec = replace(spec, target=several[0].name, format=several[0].format)
     formats.check_form(spec.format, spec.form)
-    if problem := usable(find_target(spec.target)):
-        raise Unusable(problem)
+    check_target(spec)
     check_folder(Path(path))
     watch = Stopwatch()
     with watch("capture"):
@@ -165,7 +172,22 @@ def deploy(
     lowering.check_form(graph, spec.form)
     planned = plan(graph, loaded.inputs, spec=spec, progress=progress)
     planned = replace(planned, seconds={**watch.seconds, **planned.seconds})
-    return export(graph, planned, path, progress)
+    if not several or not planned.search.certified:
+        return export(graph, planned, path, progress)
+    return deliver_fastest(graph, planned, Path(path), several, progress)
+
+
+def check_target(spec: ExportSpec) -> None:
+    """Raises Unusable for a target that is not usable here, and BadInput for one that takes another
+    format."""
+    target = find_target(spec.target)
+    if problem := usable(target):
+        raise Unusable(problem)
+    if target.format != spec.format and spec.target != ExportSpec.target:
+        raise BadInput(
+            f"Target {spec.target!r} runs {target.format}, not {spec.format}; name the file with "
+            f"{formats.find(target.format).suffix}, or choose another target."
+        )
 
 
 def retarget(
@@ -276,7 +298,7 @@ def check(
 def inspect(path: str | Path) -> dict[str, Any]:
     """What a file says of itself: its manifest as plain JSON values."""
     path = Path(path)
-    manifest = read_manifest(formats.from_path(path).open(path).metadata)
+    manifest = read_manifest(formats.from_path(path).metadata(path))
     if manifest is None:
         raise BadInput(f"{path} has no manifest; export it with odedeploy.")
     return replace(manifest, bytes=path.stat().st_size, sha256=files.sha256(path)).to_json()

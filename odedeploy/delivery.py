@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import numpy as np
 from odedeploy import files, formats, metrics
 from odedeploy.account import manifest_of
 from odedeploy.errors import BadInput, FellShort
-from odedeploy.formats import Built, Format, Runner
+from odedeploy.formats import Built, Convertible, Format, Runner
 from odedeploy.graph import (
     OdeGraph,
     Outcome,
@@ -27,6 +27,7 @@ from odedeploy.graph import (
 from odedeploy.manifest import Manifest
 from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.reference import SHARE, Reference
+from odedeploy.roofline import work_of
 from odedeploy.runtime import CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
 from odedeploy.search import Certificate, judge, shortfall, split
 from odedeploy.search.alarm import Watched, watch_plan
@@ -58,14 +59,35 @@ def captured(loaded: Loaded, spec: ExportSpec, progress: Progress = silent) -> O
     return graph
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A verified artefact that is not written yet; ``keepsake`` are its golden inputs, as text."""
+
+    artefact: Built
+    manifest: Manifest
+    keepsake: str
+
+    def write(self, path: Path) -> Manifest:
+        """Write ``path``, and its manifest as ``<path>.json``."""
+        return _written(
+            self.artefact, path, replace(self.manifest, file=path.name), self.keepsake
+        )
+
+
 def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = silent) -> Manifest:
-    """Lower, verify and write ``path``, and its manifest as ``<path>.json``.
+    """Lower, verify and write ``path``, and its manifest as ``<path>.json``; raises as ``drafted``
+    does, and then writes nothing."""
+    return drafted(graph, planned, path, progress).write(path)
+
+
+def drafted(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = silent) -> Draft:
+    """Lower and verify what is to become ``path``.
 
     The artefact is verified on the certification inputs, in its runtime, from a file; what is
     written is that file with the manifest and golden inputs added to its metadata.
 
-    Raises FellShort, and writes nothing, when the artefact does not match the plan or misses the
-    tolerance on the certification inputs and the request did not ask for the best effort.
+    Raises FellShort when the artefact does not match the plan or misses the tolerance on the
+    certification inputs and the request did not ask for the best effort.
     """
     spec, watch = planned.spec, Stopwatch()
     form = formats.find(spec.format)
@@ -84,7 +106,7 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         runner = form.open(draft, options=find_target(spec.target).opening_of(form.name))
         verification = _verified(graph, planned, runner)
         extra = {} if verification.failures else _of_form(graph, planned, runner)
-        keepsake = _keepsake(planned, runner, verification)
+        keepsake, limits = _keepsake(planned, runner, verification), dict(runner.limits)
     progress("verify", 1, 1)
     metric = metrics.of(spec)
     certificate = judge(
@@ -97,8 +119,9 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         graph, planned, path, verification, certificate, failures,
         {**planned.seconds, **watch.seconds},
     )
-    manifest.extra.update(extra)
-    return _written(artefact, path, manifest, keepsake)
+    manifest.extra.update(extra, **({"limits": limits} if limits else {}))
+    manifest.plan.update(_work(graph, planned, artefact))
+    return Draft(artefact, manifest, keepsake)
 
 
 def built(form: Format, graph: OdeGraph, planned: Planned) -> Built:
@@ -106,10 +129,10 @@ def built(form: Format, graph: OdeGraph, planned: Planned) -> Built:
     plan, spec = planned.plan, planned.spec
     if planned.transform is None:
         return form.build(graph, plan, spec.form)
-    from odedeploy.formats.onnx import BuiltOnnx
     from odedeploy.lowering import lower
 
-    return BuiltOnnx(planned.transform(lower(graph, plan, spec.form), plan), {})
+    assert isinstance(form, Convertible)
+    return form.converted(planned.transform(lower(graph, plan, spec.form), plan), graph, plan)
 
 
 def _keepsake(planned: Planned, runner: Runner, verification: Verification) -> str:
@@ -234,6 +257,22 @@ def _of_form(graph: OdeGraph, planned: Planned, runner: Runner) -> dict[str, Any
     )
     plan = planned.search.plan
     return {STEPS: measured(runner, plan, graph.sites, certify.inputs, errors, judge_by)}
+
+
+def _work(graph: OdeGraph, planned: Planned, artefact: Built) -> dict[str, Any]:
+    """What one inference does, for estimates; nothing for a plan whose work is not a number."""
+    from odedeploy.formats.onnx import BuiltOnnx
+    from odedeploy.lowering import lower
+    from odedeploy.passes import clean
+
+    spec = planned.spec
+    if graph.trace is not None or (spec.form, spec.precision) != ("unrolled", "fp32"):
+        return {}
+    import onnx_ir as ir
+
+    held = artefact.model if isinstance(artefact, BuiltOnnx) else None
+    found = work_of(ir.to_proto(held or clean(lower(graph, planned.plan, "unrolled"))))
+    return {} if found is None else {"work": found.to_json()}
 
 
 def _failures(

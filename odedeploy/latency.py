@@ -35,11 +35,14 @@ def measured(
 ) -> Callable[[Sequence[Plan]], list[float]]:
     """Gives plans → milliseconds of one inference of the first input on ``spec.target``.
 
-    Every plan is lowered to ``spec.format`` and opened in its runtime. The times are smoothed by
+    Every plan is lowered to ``spec.format``, or to ONNX where that takes long to build, and opened
+    in its runtime. The times are smoothed by
     what latency is made of, a constant, the evaluations and the terms of the combinations, each at
     no less than nothing, so that a busy machine does not decide between plans that hardly differ.
     """
     form, target = formats.find(spec.format), find(spec.target)
+    if not form.quick:
+        form = formats.find("onnx")
     one = take(inputs, np.arange(1), static)
 
     def costs(plans: Sequence[Plan]) -> list[float]:

@@ -10,6 +10,8 @@ from odedeploy.errors import BadInput, UnknownName
 
 FORMS = ("unrolled", "loop", "adaptive")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "auto")
+LOW_PRECISION = ("onnx", "openvino")
+"""Formats that hold vector fields in a precision below fp32."""
 METRICS = ("output", "state", "agreement")
 """Beside these a metric is a person's own function, ``module:function``."""
 COVERAGE = 0.99
@@ -100,10 +102,12 @@ class ExportSpec:
                 "--per-sample gives every sample steps of its own, which the form "
                 f"{self.form!r} has not; add --form adaptive."
             )
-        if self.precision != "fp32" and (self.format, self.form) != ("onnx", "unrolled"):
+        if self.precision != "fp32" and (
+            self.form != "unrolled" or self.format not in LOW_PRECISION
+        ):
             raise BadInput(
-                f"Precision {self.precision} is written as unrolled ONNX, not as {self.form} "
-                f"{self.format}; ask for fp32, or for that."
+                f"Precision {self.precision} is written as unrolled {' or '.join(LOW_PRECISION)}, "
+                f"not as {self.form} {self.format}; ask for fp32, or for that."
             )
         if self.form == "unrolled":
             return

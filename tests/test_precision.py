@@ -186,7 +186,7 @@ def test_a_precision_that_breaks_the_tolerance_says_by_how_much() -> None:
 
 @pytest.mark.parametrize("wish", ({"form": "loop"}, {"format": "torchscript"}))
 def test_other_forms_and_formats_are_refused(wish: dict[str, str]) -> None:
-    with pytest.raises(BadInput, match="Precision int8 is written as unrolled ONNX, not as"):
+    with pytest.raises(BadInput, match="int8 is written as unrolled onnx or openvino, not"):
         ExportSpec(tol=0.1, precision="int8", **wish)
 
 

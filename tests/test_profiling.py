@@ -342,8 +342,9 @@ def test_a_worker_loads_numpy_and_onnxruntime_and_nothing_heavy(
             60,
             runtime="hostile:spies",
             path=str(files["light"]),
+            format="onnx",
             threads=1,
-            providers=["CPUExecutionProvider"],
+            options={"providers": ["CPUExecutionProvider"]},
             queries=str(tmp_path / "q.npz"),
         )
     assert {"numpy", "onnxruntime"} <= set(answer["modules"])

@@ -356,3 +356,32 @@ def test_python_dash_m(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert done.returncode == 2 and "cannot be read" in done.stderr
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+
+
+def test_inputs_and_outputs_at_fixed_addresses_give_the_same_answers(two: Path) -> None:
+    bound, plain = load(two, settings={"device": "cpu"}), load(two)
+    rng = np.random.default_rng(0)
+    for rows in (2, 3, 2, 1):
+        feed = {"x": rng.normal(size=(rows, 2)).astype(np.float32), "label": np.arange(rows)}
+        found, expected = bound.run(feed), plain.run(feed)
+        assert list(found) == list(expected)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array)
+    assert bound.facts == {"providers": ["CPUExecutionProvider"], "options": {"device": "cpu"}}
+
+
+def test_answers_at_fixed_addresses_outlive_the_next_run(file: Path) -> None:
+    bound = load(file, settings={"device": "cpu"})
+    first = bound(X)
+    kept = np.array(first)
+    bound(-X)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_settings_are_recorded_and_unknown_ones_refused(file: Path) -> None:
+    settings = {"spinning": False, "arena": False, "affinity": None}
+    model = load(file, threads=1, settings=settings)
+    np.testing.assert_allclose(model(X), X @ WEIGHT, rtol=1e-6)
+    assert model.facts["options"] == {"spinning": False, "arena": False}
+    with pytest.raises(BadInput, match="no setting 'spin'; known are"):
+        load(file, settings={"spin": True})

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from odedeploy.errors import BadInput, UnknownName
 from odedeploy.manifest import TensorSpec
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from odedeploy.graph import Inputs, OdeGraph
     from odedeploy.program import Plan
     from odedeploy.runtime import Artefact
@@ -26,11 +28,24 @@ if TYPE_CHECKING:
 FORMATS: dict[str, str] = {
     "onnx": "odedeploy.formats.onnx:Onnx",
     "torchscript": "odedeploy.formats.torchscript:TorchScript",
+    "pt2": "odedeploy.formats.pt2:Pt2",
+    "aoti": "odedeploy.formats.aoti:Aoti",
+    "openvino": "odedeploy.formats.openvino:OpenVino",
+    "executorch": "odedeploy.formats.executorch:ExecuTorch",
+    "litert": "odedeploy.formats.litert:LiteRt",
 }
 """Name → ``module:class``; the module is imported when the format is asked for."""
 
-SUFFIXES: dict[str, str] = {".onnx": "onnx", ".pt": "torchscript"}
-"""File name suffix → name of the format; the first of a format is its own."""
+SUFFIXES: dict[str, str] = {
+    ".onnx": "onnx",
+    ".pt": "torchscript",
+    ".aoti.pt2": "aoti",
+    ".pt2": "pt2",
+    ".openvino": "openvino",
+    ".pte": "executorch",
+    ".tflite": "litert",
+}
+"""End of a file's name → name of the format, the longer ones first."""
 
 
 class Runner(Protocol):
@@ -58,15 +73,27 @@ class Built(Protocol):
 
 class Format(Protocol):
     """One file format. ``suffix`` includes the dot, ``forms`` are the forms that it can hold and
-    ``runtime`` is the import name of what runs it."""
+    ``runtime`` is the import name of what runs it. ``quick`` says whether a file is built in a
+    moment, so that many may be on the way to one, and ``packages`` are the distributions that
+    make and run it."""
 
     name: str
     suffix: str
     forms: tuple[str, ...]
     runtime: str
+    packages: tuple[str, ...]
+    quick: bool
+
+    def ready(self) -> None:
+        """Raises Unusable where such a file cannot be made or run."""
+        ...
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> Built:
         """The artefact of ``plan``; raises BadInput when the format cannot hold it."""
+        ...
+
+    def metadata(self, path: str | os.PathLike[str]) -> Mapping[str, str]:
+        """What travels in a file, by name; raises BadInput as ``open`` does."""
         ...
 
     def open(
@@ -80,6 +107,13 @@ class Format(Protocol):
         Raises BadInput for a file that is not of this format, and Unusable where its runtime is.
         """
         ...
+
+
+@runtime_checkable
+class Convertible(Protocol):
+    """A format that is made from a lowered model, and so holds lower precisions, too."""
+
+    def converted(self, model: ir.Model, graph: OdeGraph, plan: Plan) -> Built: ...
 
 
 def load(
@@ -111,21 +145,24 @@ def find(name: str) -> Format:
 
 
 def check_form(name: str, form: str) -> None:
-    """Raises UnknownName for an unknown format, BadInput for a form that it cannot hold."""
+    """Raises UnknownName for an unknown format, BadInput for a form that it cannot hold, and
+    Unusable where such files cannot be made."""
     held = find(name).forms
     if form not in held:
         raise BadInput(
             f"The format {name!r} cannot hold the form {form!r}, only {', '.join(held)}; choose "
             "another."
         )
+    find(name).ready()
 
 
 def from_path(path: str | os.PathLike[str]) -> Format:
     """The format that the file name's suffix stands for; raises BadInput for another suffix."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
+    name = Path(path).name.lower()
+    found = next((SUFFIXES[suffix] for suffix in SUFFIXES if name.endswith(suffix)), None)
+    if found is None:
         raise BadInput(
-            f"{os.fspath(path)} has no known suffix; end it in {' or '.join(SUFFIXES)}, "
+            f"{os.fspath(path)} has no known suffix; end it in {', '.join(SUFFIXES)}, "
             "or name the format."
         )
-    return find(SUFFIXES[suffix])
+    return find(found)

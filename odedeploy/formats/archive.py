@@ -36,12 +36,10 @@ _EXTRA = "extra/"
 
 @dataclass(frozen=True)
 class Packed:
-    """An artefact as the bytes of its own format; ``root`` is the folder that an archive of
-    PyTorch's keeps everything in, with its slash."""
+    """An artefact as the bytes of its own format."""
 
     data: bytes
     signature: str
-    root: str = ""
 
     def write(self, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
         """Whole or not at all, the metadata inside; raises BadInput as ``files`` does."""
@@ -50,9 +48,20 @@ class Packed:
         if not zipfile.is_zipfile(buffer):
             extra[CHECKSUM] = hashlib.sha256(self.data).hexdigest()
         with zipfile.ZipFile(buffer, "a") as archive:
+            root = _root(archive)
             for name, text in extra.items():
-                archive.writestr(zipfile.ZipInfo(f"{self.root}{_EXTRA}{name}"), text)
+                archive.writestr(zipfile.ZipInfo(f"{root}{_EXTRA}{name}"), text)
         files.replace(path, buffer.getvalue())
+
+
+class Archived:
+    """A format whose files are, or end in, such an archive."""
+
+    name: str
+
+    def metadata(self, path: str | os.PathLike[str]) -> Mapping[str, str]:
+        """What travels in a file; its runtime is not needed."""
+        return contents(path, self.name).metadata
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,13 @@ def contents(path: str | os.PathLike[str], kind: str) -> Contents:
     return Contents(file, found, inputs, outputs)
 
 
+def _root(archive: zipfile.ZipFile) -> str:
+    """The folder that an archive of PyTorch's keeps everything in, with its slash."""
+    roots = {name.partition("/")[0] for name in archive.namelist() if "/" in name}
+    whole = all("/" in name for name in archive.namelist())
+    return f"{roots.pop()}/" if whole and len(roots) == 1 else ""
+
+
 def signature(graph: OdeGraph, plan: Plan) -> str:
     """The text of what the artefact of ``plan`` takes and gives."""
     from odedeploy.graph import delivered_specs, input_specs
@@ -123,7 +139,9 @@ def check_threads(threads: int | None) -> None:
         raise BadInput(f"threads must be at least 1, got {threads}.")
 
 
-def check_options(format: str, options: Mapping[str, object] | None, known: tuple[str, ...]) -> None:
+def check_options(
+    format: str, options: Mapping[str, object] | None, known: tuple[str, ...]
+) -> None:
     """Raises BadInput for an option that the format does not have."""
     if unknown := sorted(set(options or {}) - set(known)):
         raise BadInput(
@@ -131,7 +149,9 @@ def check_options(format: str, options: Mapping[str, object] | None, known: tupl
         )
 
 
-def line(error: Exception) -> str:
-    """The last line of a runtime's message, which is where it says what happened."""
+def line(error: BaseException) -> str:
+    """The line of a runtime's message that says what happened: the last, of the first cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1].strip().rstrip(".")[:300]

@@ -50,6 +50,11 @@ class Onnx:
     suffix = ".onnx"
     forms = ("unrolled", "loop", "adaptive")
     runtime = "onnxruntime"
+    packages = ("onnx", "onnx-ir", "onnxruntime")
+    quick = True
+
+    def ready(self) -> None:
+        """onnxruntime says for itself, when it opens a file, what it lacks."""
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltOnnx:
         from odedeploy.graph.serial import pack
@@ -61,6 +66,14 @@ class Onnx:
             return BuiltOnnx(model, {})
         weights = {n: v for body in model.graphs() for n, v in body.initializers.items()}
         return BuiltOnnx(model, {GRAPH: pack(graph, weights)})
+
+    def converted(self, model: ir.Model, graph: OdeGraph, plan: Plan) -> BuiltOnnx:
+        """A lowered model in a lower precision; it holds no ODE graph."""
+        return BuiltOnnx(model, {})
+
+    def metadata(self, path: str | os.PathLike[str]) -> Mapping[str, str]:
+        """What travels in a file."""
+        return load(path).metadata
 
     def open(
         self,

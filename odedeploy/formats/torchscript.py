@@ -8,58 +8,52 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from odedeploy.errors import BadInput, Crashed
 from odedeploy.formats import archive
+from odedeploy.formats.torched import model_of, use_threads
 from odedeploy.runtime import Artefact
 
 if TYPE_CHECKING:
-    from odedeploy.graph import Inputs, OdeGraph
+    from odedeploy.graph import OdeGraph
     from odedeploy.program import Plan
 
-ROOT = "archive"
-"""The folder in which ``torch.jit.save`` puts what it writes into a stream."""
-
-
-@runtime_checkable
-class Traceable(Protocol):
-    """An evaluator that holds the live PyTorch model; ``example`` is a few rows of its inputs."""
-
-    @property
-    def example(self) -> Inputs: ...
-
-    def module(self, plan: Plan) -> torch.nn.Module:
-        """The model under ``plan``: inputs by position, a tuple of outputs, float32."""
-        ...
-
-
 class TorchScriptModel(Artefact):
-    """A loaded TorchScript file, on the CPU."""
+    """A loaded TorchScript file, on the CPU unless ``device`` is another."""
 
-    def __init__(self, module: torch.jit.ScriptModule, found: archive.Contents) -> None:
-        self._module = module
+    def __init__(
+        self, module: torch.jit.ScriptModule, found: archive.Contents, device: str
+    ) -> None:
+        self._module, self._device = module, device
+        self.facts = {"options": {"device": device}}
         self.file, self.metadata = found.file, found.metadata
         self.inputs, self.outputs = found.inputs, found.outputs
 
     def answer(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Raises Crashed when torch fails."""
-        tensors = [torch.from_numpy(np.array(feed[spec.name])) for spec in self.inputs]
+        arrays = [np.array(feed[spec.name]) for spec in self.inputs]
+        tensors = [torch.from_numpy(array).to(self._device) for array in arrays]
         try:
             with torch.inference_mode():
-                return [result.numpy() for result in self._module(*tensors)]
+                return [result.cpu().numpy() for result in self._module(*tensors)]
         except RuntimeError as error:
             raise Crashed(f"TorchScript failed ({archive.line(error)}).") from error
 
 
-class TorchScript:
+class TorchScript(archive.Archived):
     name = "torchscript"
     suffix = ".pt"
     forms = ("unrolled",)
     runtime = "torch"
+    packages = ("torch",)
+    quick = True
+
+    def ready(self) -> None:
+        """PyTorch is all it takes."""
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> archive.Packed:
         """Traced on the example rows. Tracing warns of every value that it makes a constant, stage
@@ -68,14 +62,7 @@ class TorchScript:
 
         Raises BadInput for a graph without its PyTorch model, and for another form.
         """
-        live = graph.evaluator
-        if not isinstance(live, Traceable):
-            raise BadInput(
-                "TorchScript is traced from the PyTorch model, which a graph read from a file "
-                "lacks; give the model."
-            )
-        if form != "unrolled":
-            raise BadInput(f"TorchScript holds unrolled solves only, not the form {form!r}.")
+        live = model_of(graph, form, "TorchScript")
         from odedeploy.graph import input_specs
 
         names = [spec.name for spec in input_specs(graph.model)]
@@ -84,7 +71,7 @@ class TorchScript:
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced = torch.jit.trace(live.module(plan).eval(), tensors, check_trace=False)
             frozen = torch.jit.freeze(traced)
-        return archive.Packed(_saved(frozen), archive.signature(graph, plan), f"{ROOT}/")
+        return archive.Packed(_saved(frozen), archive.signature(graph, plan))
 
     def open(
         self,
@@ -92,30 +79,31 @@ class TorchScript:
         threads: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> TorchScriptModel:
-        """``threads`` sets PyTorch's number of threads for the whole process.
+        """``options`` is ``device``, ``"cpu"`` or ``"cuda"``. ``threads`` sets PyTorch's number of
+        threads for the whole process.
 
         Raises BadInput for a file that is missing, damaged or not written by odedeploy.
         """
         archive.check_threads(threads)
-        archive.check_options(self.name, options, ())
+        archive.check_options(self.name, options, ("device",))
+        device = str((options or {}).get("device", "cpu"))
         found = archive.contents(path, "TorchScript")
         try:
             with _deprecation_silenced():
                 module = torch.jit.load(  # type: ignore[no-untyped-call]
-                    str(found.file), map_location="cpu"
+                    str(found.file), map_location=device
                 )
         except RuntimeError as error:
             raise BadInput(
                 f"{found.file} is not a whole TorchScript file ({archive.line(error)}); "
                 "export it again."
             ) from error
-        if threads is not None:
-            torch.set_num_threads(threads)
-        return TorchScriptModel(module, found)
+        use_threads(threads)
+        return TorchScriptModel(module, found, device)
 
 
 def _saved(module: torch.jit.ScriptModule) -> bytes:
-    """The archive that ``torch.jit.save`` writes, in the folder ``ROOT``."""
+    """The archive that ``torch.jit.save`` writes."""
     buffer = io.BytesIO()
     with _deprecation_silenced():
         torch.jit.save(module, buffer)

@@ -13,8 +13,9 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import count
-from typing import Literal
+from typing import Literal, TypeVar
 
 import onnx_ir as ir
 import torch
@@ -45,6 +46,8 @@ REASONS = {
 
 CAUSE = "\n\ncaused by "
 
+Result = TypeVar("Result")
+
 
 class Untraceable(Exception):
     """The model cannot be traced by this route; the message says why, as the part of a sentence."""
@@ -65,29 +68,47 @@ def trace(
     ``concrete``, what follows from constants is computed at once, so that Python code may read it.
     Raises Untraceable with the reason.
     """
+    return traced(
+        examples, batches, forward, concrete,
+        lambda flat: _written(flat, model, examples, batches[0], outputs),
+    )  # fmt: skip
 
-    def flat(batch: int, mode: Mode) -> torch.fx.GraphModule:
-        tensors = tuple(examples.tiled(batch).values())
-        constants = Concrete() if concrete else nullcontext()
 
-        def traced(*tensors: Tensor) -> tuple[Tensor, ...]:
-            with constants, Scattered():
-                return forward(*tensors)
-
-        with torch.enable_grad():
-            return make_fx(traced, tracing_mode=mode, _allow_non_fake_inputs=True)(*tensors)
-
+def traced(
+    examples: Examples,
+    batches: tuple[int, int],
+    forward: Forward,
+    concrete: bool,
+    finish: Callable[[torch.fx.GraphModule], Result],
+) -> Result:
+    """What ``finish`` makes of the ATen operators of ``forward``, by the first route on which it
+    succeeds; takes what ``trace`` takes and raises as it does."""
+    flat = partial(aten, examples, forward, concrete)
     reasons = []
     for route in (_symbolic, _paired):
         try:
-            with _quiet():
-                return _exported(route(flat, examples, batches), model, examples, batches[0],
-                                 outputs)  # fmt: skip
+            with quiet():
+                return finish(route(flat, examples, batches))
         except (OdeDeployError, Untraceable):
             raise
         except Exception as error:
             reasons.append(error)
     raise Untraceable(_reason(reasons)) from reasons[0]
+
+
+def aten(
+    examples: Examples, forward: Forward, concrete: bool, batch: int, mode: Mode
+) -> torch.fx.GraphModule:
+    """The ATen operators of ``forward`` on ``batch`` rows."""
+    constants = Concrete() if concrete else nullcontext()
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        with constants, Scattered():
+            return forward(*tensors)
+
+    tensors = tuple(examples.tiled(batch).values())
+    with torch.enable_grad():
+        return make_fx(run, tracing_mode=mode, _allow_non_fake_inputs=True)(*tensors)
 
 
 Mode = Literal["symbolic", "real"]
@@ -109,7 +130,31 @@ def _paired(flat: Flat, examples: Examples, batches: tuple[int, int]) -> torch.f
     return align(first, second, batches, list(examples.inputs).index(examples.batched[0]))
 
 
-def _exported(
+def exported(
+    flat: torch.fx.GraphModule,
+    examples: Examples,
+    batch: int,
+    most: int | None = None,
+    fixed: bool = False,
+) -> torch.export.ExportedProgram:
+    """The program of ``flat``, which was traced on ``batch`` rows of ``examples``.
+
+    Its batch is symbolic, up to ``most`` rows where that is given, unless it is ``fixed``.
+    """
+    for target in _constants(flat):
+        if (value := getattr(flat, target)).requires_grad:
+            setattr(flat, target, value.detach())
+    axis = torch.export.Dim(BATCH) if most is None else torch.export.Dim(BATCH, min=1, max=most)
+    shapes = tuple({0: axis} if name in examples.batched else None for name in examples.inputs)
+    tensors = tuple(examples.tiled(batch).values())
+    free = None if fixed else shapes
+    program = torch.export.export(flat.eval(), tensors, dynamic_shapes=free, strict=False)
+    if any(node.target is torch.ops.aten.diagonal.default for node in flat.graph.nodes):
+        program = program.run_decompositions(FUNCTIONAL)
+    return program
+
+
+def _written(
     flat: torch.fx.GraphModule,
     model: nn.Module,
     examples: Examples,
@@ -117,23 +162,17 @@ def _exported(
     outputs: Sequence[str],
 ) -> ir.Model:
     originals = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
-    renamed = {}
-    for target in _constants(flat):
-        value = getattr(flat, target)
-        if id(value) in originals:
-            renamed[target] = originals[id(value)]
-        elif value.requires_grad:
-            setattr(flat, target, value.detach())
+    renamed = {
+        target: originals[id(value)]
+        for target in _constants(flat)
+        if id(value := getattr(flat, target)) in originals
+    }
     names = tuple(examples.inputs)
     axis = torch.export.Dim(BATCH)
     shapes = tuple({0: axis} if name in examples.batched else None for name in names)
-    tensors = tuple(examples.tiled(batch).values())
-    exported = torch.export.export(flat.eval(), tensors, dynamic_shapes=shapes, strict=False)
-    if any(node.target is torch.ops.aten.diagonal.default for node in flat.graph.nodes):
-        exported = exported.run_decompositions(FUNCTIONAL)
     program = torch.onnx.export(
-        exported, dynamo=True, dynamic_shapes=shapes, input_names=names, output_names=outputs,
-        opset_version=OPSET, verbose=False,
+        exported(flat, examples, batch), dynamo=True, dynamic_shapes=shapes, input_names=names,
+        output_names=outputs, opset_version=OPSET, verbose=False,
     )  # fmt: skip
     assert program is not None
     _free_names(program.model.graph)
@@ -183,7 +222,7 @@ def _chain(error: BaseException | None) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's notices, none of which a user can act on."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -196,4 +235,4 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-__all__ = ["BATCH", "Untraceable", "trace"]
+__all__ = ["BATCH", "Untraceable", "aten", "exported", "quiet", "trace", "traced"]

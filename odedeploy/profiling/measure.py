@@ -39,13 +39,15 @@ _FAILURES: dict[str, type[OdeDeployError]] = {
 class Trace:
     """What one worker gave. ``rounds`` holds latencies in ns, one array a round, by the number of
     the round in its heat; ``cpu_ns`` is processor time over all of them and ``spin_ms`` what idle
-    threads burnt after each. ``failure`` ends a trace."""
+    threads burnt after each; ``joules`` is the energy of all rounds, None where nothing counts it.
+    ``failure`` ends a trace."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     rounds: dict[int, np.ndarray] = field(default_factory=dict)
     cpu_ns: int = 0
     spin_ms: list[float] = field(default_factory=list)
     peak_mb: float | None = None
+    joules: float | None = None
     failure: OdeDeployError | None = None
 
     def take(self, line: Mapping[str, Any]) -> None:
@@ -59,6 +61,8 @@ class Trace:
             self.cpu_ns += line["cpu_ns"]
             self.spin_ms.append(line["spin_ms"])
             self.peak_mb = line["peak_mb"]
+            if line.get("joules") is not None:
+                self.joules = (self.joules or 0.0) + line["joules"]
 
 
 class Sweep:

@@ -26,7 +26,7 @@ from odedeploy.targets import Target
 
 MODULES = (
     "__init__.py", "_version.py", "errors.py", "files.py", "manifest.py", "tolerance.py",
-    "profiling/journal.py", "profiling/kit_run.py", "profiling/machine.py",
+    "profiling/energy.py", "profiling/journal.py", "profiling/kit_run.py", "profiling/machine.py",
     "profiling/measure.py", "profiling/openers.py", "profiling/process.py",
     "profiling/queries.py", "profiling/stats.py", "profiling/worker.py",
 )  # fmt: skip

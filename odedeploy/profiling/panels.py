@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from odedeploy.profiling.records import Row, place
+from odedeploy.profiling.records import Row, place, short
 from odedeploy.profiling.words import number
 
 WIDTH, HEIGHT = 720.0, 420.0
@@ -187,7 +187,7 @@ class _Drawing:
         """A model without an error to show, by its latency alone."""
         assert row.latency_ms.p50 is not None
         v = 1 - self.up.share(row.latency_ms.p50)
-        words = f"{row.model} in PyTorch" if row.format == "pytorch" else row.model
+        words = f"{short(row.model)} in PyTorch" if row.format == "pytorch" else short(row.model)
         label = escape(f"{words}{_kind(row)}")
         return (
             f'<g class="level {self._colour(row)}" data-v="{v:.5f}">'
@@ -217,7 +217,7 @@ class _Drawing:
     def _legend(self, points: Sequence[Row], lines: Sequence[Row]) -> Iterator[tuple[str, str]]:
         seen = set()
         for row in (*points, *lines):
-            words = f"{row.model} in PyTorch" if row.format == "pytorch" else row.model
+            words = f"{short(row.model)} in PyTorch" if row.format == "pytorch" else short(row.model)
             words += _kind(row)
             if words in seen:
                 continue
@@ -233,7 +233,7 @@ class _Drawing:
 def tell(row: Row) -> str:
     """A point in one sentence."""
     low, high = row.latency_interval_ms or (None, None)
-    parts = [f"{row.model}{_kind(row)}"]
+    parts = [f"{short(row.model)}{_kind(row)}"]
     parts += [f"tolerance {row.tol:g}"] if row.tol is not None else []
     parts += [f"{row.solver}" + (f", {row.nfe} evaluations" if row.nfe else "")]
     parts += [f"error {number(row.error)}"]

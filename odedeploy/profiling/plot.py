@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from odedeploy.profiling.labels import Label
 from odedeploy.profiling.labels import place as place_labels
-from odedeploy.profiling.records import Row, place
+from odedeploy.profiling.records import Row, place, short
 from odedeploy.profiling.result import Profile
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -116,7 +116,7 @@ def _series(profile: Profile) -> list[tuple[str, str]]:
 
 
 def _key(row: Row) -> tuple[str, str]:
-    return row.model, _place(row)
+    return short(row.model), _place(row)
 
 
 def _draw(axes: Any, profile: Profile, whole: Profile, ink: str) -> None:

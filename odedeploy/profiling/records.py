@@ -122,7 +122,10 @@ class Row:
     had settled when the warm-up ended. ``device`` names the machine that was measured, nothing
     for this one. ``beaten_by`` names the row that keeps this one off the Pareto front, and
     ``pareto_sure`` says that the intervals leave no doubt about the mark. ``command`` makes the
-    artefact again.
+    artefact again. ``options`` are those of the runtime. ``energy_mj`` is what
+    the processor's own counters say of one inference, None where there are none. ``estimated_ms``
+    are estimates, not measurements, by device (``odedeploy.roofline``), and ``estimate_ratio`` is
+    the one of this machine over what was measured, on one thread.
     """
 
     model: str
@@ -163,6 +166,10 @@ class Row:
     beaten_by: str = ""
     pareto_sure: bool | None = None
     command: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    energy_mj: float | None = None
+    estimated_ms: dict[str, float] = field(default_factory=dict)
+    estimate_ratio: float | None = None
 
     @property
     def measured(self) -> bool:
@@ -220,3 +227,8 @@ def model_of(file: Path, manifest: Manifest) -> str:
     tolerance. Files of one model compete."""
     before, mark, _ = file.stem.rpartition(f"-{manifest.tol:g}")
     return before if mark and before else file.stem
+
+
+def short(model: str) -> str:
+    """A model's name without the folder of its file."""
+    return model.rsplit("/", 1)[-1]

@@ -8,7 +8,7 @@ from typing import Any
 
 from odedeploy.profiling import words
 from odedeploy.profiling.panels import panels
-from odedeploy.profiling.records import PERCENTILES, Row, place
+from odedeploy.profiling.records import PERCENTILES, Row, place, short
 from odedeploy.profiling.result import Profile
 from odedeploy.profiling.timeline import timelines
 
@@ -23,7 +23,7 @@ def html(profile: Profile) -> str:
     )
     environment.filters |= {
         "number": words.number, "milliseconds": words.milliseconds, "size": words.size,
-        "place": place, "said": said,
+        "place": place, "said": said, "short": short,
     }  # fmt: skip
     every = [*profile.rows, *profile.baselines]
     return environment.from_string(_source("report.html")).render(
@@ -72,7 +72,7 @@ def comparison(rows: Sequence[Row]) -> list[tuple[str, list[tuple[Row, float] | 
 
 def _what(row: Row) -> str:
     """An artefact whatever its format and place."""
-    parts = [row.model, "in PyTorch" if row.format == "pytorch" else f"within {row.tol:g}"]
+    parts = [short(row.model), "in PyTorch" if row.format == "pytorch" else f"within {row.tol:g}"]
     if row.format != "pytorch":
         parts += [part for part in (row.precision, row.form) if part not in ("fp32", "unrolled")]
     return " ".join(parts) + ("" if row.batch == 1 else f", batch {row.batch}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from odedeploy import roofline
 from odedeploy.errors import Crashed, OdeDeployError, Unusable
 from odedeploy.manifest import ErrorReport
 from odedeploy.profiling import stats
@@ -63,6 +64,7 @@ def artefact(entry: Entry, cores: int) -> Job:
         threads=threads,
         providers=target.providers,
         command=entry.command,
+        estimated_ms=_estimated(entry),
     )
     problem = None
     if entry.format != target.format:
@@ -149,6 +151,7 @@ def _fill(row: Row, trace: Trace, seed: int) -> Row:
         "first_ms": trace.facts.get("first_ms"),
         "base_memory_mb": trace.facts.get("base_mb"),
         "stable": trace.facts.get("stable"),
+        "options": dict(trace.facts.get("options", {})),
         "providers": tuple(trace.facts.get("providers", row.providers)),
     }
     if trace.failure is not None:
@@ -170,11 +173,26 @@ def _fill(row: Row, trace: Trace, seed: int) -> Row:
         throughput=float(row.batch / np.median(seconds)),
         cpu_seconds=trace.cpu_ns / len(samples) / 1e9,
         peak_memory_mb=trace.peak_mb,
+        energy_mj=None if trace.joules is None else 1e3 * trace.joules / len(samples),
+        estimate_ratio=_compared(row, p50),
         spinning_ms=float(np.median(trace.spin_ms)),
         samples=len(samples),
         rounds=len(rounds),
         **facts,
     )
+
+
+def _estimated(entry: Entry) -> dict[str, float]:
+    """Milliseconds by device, of a plan whose manifest says what it does."""
+    if entry.target.batch != 1 or "work" not in entry.plan:
+        return {}
+    return roofline.estimates(roofline.Work.from_json(entry.plan["work"]))
+
+
+def _compared(row: Row, latency: float | None) -> float | None:
+    """What the estimate of this machine, of one core, is of what was measured on one."""
+    here = row.estimated_ms.get(roofline.HERE)
+    return here / latency if here and latency and row.threads == 1 else None
 
 
 def _ratio(name: str, trace: Trace, base: Trace, seed: int) -> Ratio | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from odedeploy.profiling.records import Row, place
+from odedeploy.profiling.records import Row, place, short
 
 MISSING = "n/a"
 
@@ -43,7 +43,7 @@ def headlines(rows: Sequence[Row]) -> list[str]:
 
 
 def _headline(row: Row) -> str:
-    sentence = row.model + (f" within {row.tol:g}" if row.solves else "")
+    sentence = short(row.model) + (f" within {row.tol:g}" if row.solves else "")
     sentence += f" takes {number(row.latency_ms.p50)} ms on {_where(row)}"
     if row.solves:
         sentence += f": {row.solver} with {row.nfe} evaluations"

@@ -4,8 +4,8 @@ It reads one JSON request a line from stdin and answers each with one JSON line 
 
 * ``open``: load the artefact, run it once → load_ms, first_ms, base_mb and the opener's facts
 * ``warm``: run until the latency is stable → runs, stable
-* ``round``: run for some milliseconds → ns (one latency a run), cpu_ns (all runs), peak_mb,
-  and spin_ms, the processor time that idle threads burn before the process comes to rest
+* ``round``: run for some milliseconds → ns (one latency a run), cpu_ns and joules (all runs),
+  peak_mb, and spin_ms, the processor time that idle threads burn before the process comes to rest
 
 What fails is answered by ``{"error": sentence, "kind": class name}``. The process ends with its
 stdin. Only NumPy and the measured runtime are loaded. What libraries print goes to stderr.
@@ -29,6 +29,7 @@ import numpy as np
 
 from odedeploy.errors import FellShort
 from odedeploy.profiling import openers, queries
+from odedeploy.profiling.energy import Counters
 
 STABLE = 0.05
 """Largest coefficient of variation of the last windows' medians that counts as stable."""
@@ -53,6 +54,7 @@ class Session:
 
     def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Load the artefact and the queries, and run the first of them."""
+        self.energy = Counters()
         self.queries = queries.load(request["queries"])
         self.turn = itertools.cycle(self.queries)
         start = openers.find(request["runtime"])(request)
@@ -88,12 +90,13 @@ class Session:
         refills the caches that other workers used in between."""
         if self.refill:
             self._run()
+        self.energy.joules()
         cpu = time.process_time_ns()
         ns = self._measure(request["ms"], least=1)
-        cpu = time.process_time_ns() - cpu
+        cpu, joules = time.process_time_ns() - cpu, self.energy.joules()
         spin = rest()
         _check(self.outputs)
-        return {"ns": ns, "cpu_ns": cpu, "spin_ms": spin, "peak_mb": peak_mb()}
+        return {"ns": ns, "cpu_ns": cpu, "spin_ms": spin, "peak_mb": peak_mb(), "joules": joules}
 
     def _run(self) -> int:
         query = next(self.turn)

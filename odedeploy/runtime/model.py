@@ -22,7 +22,8 @@ class Artefact(ABC):
 
     Made by ``load``. Inputs are NumPy arrays of exactly the dtypes and shapes in ``inputs``.
     ``options`` are inputs that may be left out, single numbers: ``model(x, steps=32)``.
-    ``facts`` says how its runtime runs it, in plain JSON values.
+    ``facts`` says how its runtime runs it and ``limits`` what it is bound to, a batch size or a
+    processor, in plain JSON values.
     """
 
     file: Path
@@ -31,6 +32,7 @@ class Artefact(ABC):
     options: tuple[TensorSpec, ...] = ()
     metadata: Mapping[str, str]
     facts: Mapping[str, Any] = {}  # noqa: RUF012
+    limits: Mapping[str, Any] = {}  # noqa: RUF012
 
     @abstractmethod
     def answer(self, feed: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:

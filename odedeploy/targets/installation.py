@@ -22,6 +22,10 @@ PACKAGES = (
     "matplotlib",
     "psutil",
     "pooch",
+    "openvino",
+    "executorch",
+    "ai-edge-litert",
+    "litert-torch",
 )
 
 

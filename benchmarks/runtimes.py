@@ -1,0 +1,173 @@
+"""One plan of mnist-odenet in every runtime that is usable here, beside onnxruntime.
+
+RK4 × 4, batch 1, one thread. Differences are the largest relative one of an input between a
+runtime's answers and onnxruntime's, on 64 test images. Latencies are taken in fresh processes, in
+interleaved rounds, and compared round by round. A runtime that crashes costs its own line.
+
+    python benchmarks/runtimes.py [--seconds 30] [--formats onnx openvino …]
+
+Writes benchmarks/results/runtimes.json and the table in docs/targets.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from odedeploy import api, formats, profiling
+from odedeploy.errors import OdeDeployError
+from odedeploy.grid import Grid
+from odedeploy.profiling import Entry
+from odedeploy.program import Plan, solve_plan
+from odedeploy.solvers import find as find_solver
+from odedeploy.targets import Target
+from odedeploy.targets import find as find_target
+from odedeploy.tolerance import worst_error
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- runtimes -->", "<!-- /runtimes -->"
+STEPS, IMAGES = 4, 64
+
+
+def targets() -> dict[str, Target]:
+    """One target a line of the table, onnxruntime first, all under one name and on one thread."""
+    torchscript = find_target("torchscript-1t")
+    chosen = {
+        "onnxruntime": find_target("cpu-1t"),
+        "OpenVINO": find_target("openvino-1t"),
+        "TorchScript": torchscript,
+        "torch.export": replace(torchscript, format="pt2"),
+        "torch.compile": find_target("torch-compile"),
+        "AOTInductor": replace(torchscript, format="aoti"),
+        "ExecuTorch": find_target("executorch"),
+        "LiteRT": find_target("litert"),
+    }
+    return {label: replace(t, name="one thread", threads=1) for label, t in chosen.items()}
+
+
+def answer(file: str, inputs: str, outputs: str, threads: int) -> None:
+    """Run a file on the inputs of an .npz and keep its answers; a process of its own does this."""
+    model = formats.from_path(file).open(file, threads)
+    np.savez(outputs, **model.run(dict(np.load(inputs))))
+
+
+def answers(file: Path, inputs: Path) -> dict[str, np.ndarray]:
+    outputs = file.with_suffix(".answers.npz")
+    arguments = ["--answer", str(file), str(inputs), str(outputs)]
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise OdeDeployError(words[-1])
+    return dict(np.load(outputs))
+
+
+def built(
+    folder: Path, wanted: list[str]
+) -> tuple[dict[str, Path], dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+    """The files by label, what is known of each, and the images."""
+    loaded = api.load_model("mnist-odenet")
+    graph = api.capture(loaded.module, loaded.inputs)
+    plan = Plan((solve_plan("solve0", find_solver("rk4"), Grid.uniform(0.0, 1.0, STEPS)),))
+    files: dict[str, Path] = {}
+    found: dict[str, dict[str, Any]] = {}
+    made: dict[str, Path] = {}
+    for label, target in targets().items():
+        if target.format not in wanted:
+            continue
+        room = formats.find(target.format)
+        found[label] = {"format": target.format}
+        try:
+            if target.format not in made:
+                room.ready()
+                began, path = time.perf_counter(), folder / f"{target.format}{room.suffix}"
+                room.build(graph, plan, "unrolled").write(path, {})
+                found[label]["build_s"] = round(time.perf_counter() - began, 1)
+                made[target.format] = path
+            files[label] = made[target.format]
+            found[label]["bytes"] = files[label].stat().st_size
+        except OdeDeployError as error:
+            found[label]["reason"] = str(error)
+        print(label, found[label], file=sys.stderr, flush=True)
+    return files, found, {"image": loaded.inputs["image"][:IMAGES]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--formats", nargs="*", default=list(formats.FORMATS))
+    parser.add_argument("--answer", nargs=3, metavar=("FILE", "INPUTS", "OUTPUTS"))
+    arguments = parser.parse_args()
+    if arguments.answer:
+        answer(*arguments.answer, threads=1)
+        return
+    with tempfile.TemporaryDirectory(prefix="odedeploy-") as folder:
+        files, found, images = built(Path(folder), arguments.formats)
+        inputs = Path(folder) / "inputs.npz"
+        np.savez(inputs, **images)
+        whole: dict[str, Any] = {}
+        for label, file in files.items():
+            try:
+                whole[label] = answers(file, inputs)
+            except OdeDeployError as error:
+                found[label]["reason"] = str(error)
+                continue
+            apart = worst_error(whole[label], whole["onnxruntime"])
+            found[label]["difference"] = float(f"{apart.max():.2g}")
+        queries = [{"image": images["image"][i : i + 1]} for i in range(16)]
+        entries = [
+            Entry(file, "mnist-odenet", targets()[label], None, targets()[label].format,
+                  "unrolled", "fp32", "rk4", 4 * STEPS, None, queries)
+            for label, file in files.items()
+        ]  # fmt: skip
+        result = profiling.profile(entries, None, arguments.seconds, timeout=300)
+    for label, row in zip(files, result.rows, strict=True):
+        if not row.measured:
+            found[label]["reason"] = row.reason
+            continue
+        found[label] |= {
+            "ms": round(row.latency_ms.p50 or 0.0, 3),
+            "load_ms": round(row.load_ms or 0.0, 1),
+            "first_ms": round(row.first_ms or 0.0, 1),
+            "peak_mb": round(row.peak_memory_mb or 0.0),
+            **({} if row.ratio is None else {
+                "ratio": round(row.ratio.value, 3),
+                "interval": [round(row.ratio.low, 3), round(row.ratio.high, 3)],
+            }),
+        }  # fmt: skip
+    written = {"machine": result.machine, "nfe": 4 * STEPS, "runtimes": found}
+    print(json.dumps(written, indent=1))
+    (ROOT / "benchmarks/results/runtimes.json").write_text(json.dumps(written, indent=1) + "\n")
+    page = ROOT / "docs/targets.md"
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    page.write_text(before + BEGIN + "\n" + table(found) + END + rest.split(END)[1], "utf-8")
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    lines = ["| runtime | format | largest difference | latency | file | load | peak memory |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for label, row in found.items():
+        if "reason" in row:
+            lines.append(f"| {label} | `{row['format']}` | {row['reason']} | | | | |")
+            continue
+        ratio = "1" if "ratio" not in row else (
+            f"{row['ratio']:.2f} ({row['interval'][0]:.2f} to {row['interval'][1]:.2f})"
+        )  # fmt: skip
+        lines.append(
+            f"| {label} | `{row['format']}` | {row['difference']:.1g} | {ratio} | "
+            f"{row['bytes'] / 1e3:,.0f} KB | {row['load_ms']:.0f} ms | {row['peak_mb']} MB |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
