@@ -187,7 +187,7 @@ class _Drawing:
         """A model without an error to show, by its latency alone."""
         assert row.latency_ms.p50 is not None
         v = 1 - self.up.share(row.latency_ms.p50)
-        words = f"{short(row.model)} in PyTorch" if row.format == "pytorch" else short(row.model)
+        words = _model(row)
         label = escape(f"{words}{_kind(row)}")
         return (
             f'<g class="level {self._colour(row)}" data-v="{v:.5f}">'
@@ -217,7 +217,7 @@ class _Drawing:
     def _legend(self, points: Sequence[Row], lines: Sequence[Row]) -> Iterator[tuple[str, str]]:
         seen = set()
         for row in (*points, *lines):
-            words = f"{short(row.model)} in PyTorch" if row.format == "pytorch" else short(row.model)
+            words = _model(row)
             words += _kind(row)
             if words in seen:
                 continue
@@ -240,6 +240,10 @@ def tell(row: Row) -> str:
     parts += [f"{number(row.latency_ms.p50)} ms ({number(low)} to {number(high)})"]
     parts += ["on the Pareto front"] if row.pareto else []
     return "; ".join(parts)
+
+
+def _model(row: Row) -> str:
+    return short(row.model) + (" in PyTorch" if row.format == "pytorch" else "")
 
 
 def _kind(row: Row) -> str:
