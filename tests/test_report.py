@@ -13,7 +13,7 @@ import pytest
 from profiles import profile
 
 from odedeploy.errors import BadInput
-from odedeploy.profiling import Profile, pareto, plot, report, words, write
+from odedeploy.profiling import Profile, pareto, plot, report, scales, words, write
 
 FILES = {"profile.json", "profile.csv", "pareto.png", "pareto.svg", "report.html"}
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -200,7 +200,7 @@ def test_an_error_of_zero_is_drawn() -> None:
     before = profile()
     exact = replace(before, rows=(replace(before.rows[0], error=0.0), *before.rows[1:]))
     (axes,) = plot.figure(exact, plot.INK).axes
-    assert axes.get_xlim()[0] < plot.EXACT < axes.get_xlim()[1]
+    assert axes.get_xlim()[0] < scales.EXACT < axes.get_xlim()[1]
 
 
 def test_the_front_is_marked_in_the_profile() -> None:

@@ -7,20 +7,25 @@ without its script and the script zooms and fits it to the screen by one affine 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from odedeploy.profiling.records import Row, place, short
+from odedeploy.profiling.scales import (
+    BOTTOM,
+    EXACT,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    power,
+    x_at,
+    y_at,
+)
 from odedeploy.profiling.words import number
-
-WIDTH, HEIGHT = 720.0, 420.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 16.0, 26.0, 44.0
-"""Margins around the axes, in pixels."""
-
-EXACT = 1e-8
-"""Where an error of zero is drawn, below the round-off of float32."""
 
 COLOURS = 6
 """Colours of the page's style sheet, ``--s0`` and so on."""
@@ -42,34 +47,6 @@ class Panel:
     title: str
     svg: str
     legend: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A logarithmic axis; ``share`` maps a value to 0 … 1."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Axis:
-        """With a little room around the values."""
-        low, high = (min(values), max(values)) if values else (0.1, 1.0)
-        room = max(1.35, (high / low) ** 0.07)
-        return cls(low / room, high * room)
-
-    def share(self, value: float) -> float:
-        inside = min(max(value, 1e-300), 1e300)
-        return math.log(inside / self.low) / math.log(self.high / self.low)
-
-    def ticks(self) -> Iterator[tuple[float, int]]:
-        """Values with their rank: 0 for a power of ten, 1 for 2 and 5, 2 for the rest; two decades
-        more at either end, for who zooms out."""
-        first, last = math.floor(math.log10(self.low)) - 2, math.ceil(math.log10(self.high)) + 2
-        for exponent in range(first, last + 1):
-            for digit in range(1, 10):
-                rank = 0 if digit == 1 else 1 if digit in (2, 5) else 2
-                yield float(f"{digit}e{exponent}"), rank
 
 
 def panels(rows: Sequence[Row], baselines: Sequence[Row]) -> list[Panel]:
@@ -129,16 +106,16 @@ class _Drawing:
             shown = "" if 0 <= u <= 1 and rank == 0 else ' hidden=""'
             yield (
                 f'<g class="tick x" data-u="{u:.5f}" data-rank="{rank}"{shown}>'
-                f'<line x1="{_x(u)}" x2="{_x(u)}" y1="{TOP:g}" y2="{bottom:g}"/>'
-                f'<text x="{_x(u)}" y="{bottom + 17:g}">{_power(value)}</text></g>'
+                f'<line x1="{x_at(u)}" x2="{x_at(u)}" y1="{TOP:g}" y2="{bottom:g}"/>'
+                f'<text x="{x_at(u)}" y="{bottom + 17:g}">{power(value)}</text></g>'
             )
         for value, rank in self.up.ticks():
             v = 1 - self.up.share(value)
             shown = "" if 0 <= v <= 1 and rank < 2 else ' hidden=""'
             yield (
                 f'<g class="tick y" data-v="{v:.5f}" data-rank="{rank}"{shown}>'
-                f'<line x1="{LEFT:g}" x2="{right:g}" y1="{_y(v)}" y2="{_y(v)}"/>'
-                f'<text x="{LEFT - 7:g}" y="{_y(v)}">{value:g}</text></g>'
+                f'<line x1="{LEFT:g}" x2="{right:g}" y1="{y_at(v)}" y2="{y_at(v)}"/>'
+                f'<text x="{LEFT - 7:g}" y="{y_at(v)}">{value:g}</text></g>'
             )
         yield (
             f'<text class="name x" x="{(LEFT + right) / 2:g}" y="{HEIGHT - 6:g}">error</text>'
@@ -149,9 +126,9 @@ class _Drawing:
         for tol in sorted({row.tol for row in self.own if row.tol is not None and row.solves}):
             u = self.across.share(tol)
             yield (
-                f'<g class="tol" data-u="{u:.5f}"><line x1="{_x(u)}" x2="{_x(u)}" y1="{TOP:g}" '
-                f'y2="{HEIGHT - BOTTOM:g}"/><text x="{_x(u, -4)}" y="{TOP + 11:g}">'
-                f"tol {_power(tol)}</text></g>"
+                f'<g class="tol" data-u="{u:.5f}"><line x1="{x_at(u)}" x2="{x_at(u)}" y1="{TOP:g}" '
+                f'y2="{HEIGHT - BOTTOM:g}"/><text x="{x_at(u, -4)}" y="{TOP + 11:g}">'
+                f"tol {power(tol)}</text></g>"
             )
 
     def _at(self, row: Row) -> tuple[float, float]:
@@ -170,7 +147,7 @@ class _Drawing:
         if corners:
             corners.append((9.0, corners[-1][1]))
             path = " ".join(f"{u:.5f},{v:.5f}" for u, v in corners)
-            drawn = "M" + "L".join(f"{_x(u)} {_y(v)}" for u, v in corners)
+            drawn = "M" + "L".join(f"{x_at(u)} {y_at(v)}" for u, v in corners)
             yield f'<path class="front {self._colour(rows[0])}" data-path="{path}" d="{drawn}"/>'
 
     def _bar(self, row: Row) -> str:
@@ -180,7 +157,7 @@ class _Drawing:
         top, bottom = 1 - self.up.share(high), 1 - self.up.share(low)
         return (
             f'<line class="bar {self._colour(row)}" data-u="{u:.5f}" data-v="{top:.5f}" '
-            f'data-w="{bottom:.5f}" x1="{_x(u)}" x2="{_x(u)}" y1="{_y(top)}" y2="{_y(bottom)}"/>'
+            f'data-w="{bottom:.5f}" x1="{x_at(u)}" x2="{x_at(u)}" y1="{y_at(top)}" y2="{y_at(bottom)}"/>'
         )
 
     def _line(self, row: Row) -> str:
@@ -191,8 +168,8 @@ class _Drawing:
         label = escape(f"{words}{_kind(row)}")
         return (
             f'<g class="level {self._colour(row)}" data-v="{v:.5f}">'
-            f'<line x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{_y(v)}" y2="{_y(v)}"/>'
-            f'<text x="{LEFT + 8:g}" y="{_y(v, -5)}">{label}</text></g>'
+            f'<line x1="{LEFT:g}" x2="{WIDTH - RIGHT:g}" y1="{y_at(v)}" y2="{y_at(v)}"/>'
+            f'<text x="{LEFT + 8:g}" y="{y_at(v, -5)}">{label}</text></g>'
         )
 
     def _point(self, row: Row) -> str:
@@ -201,7 +178,7 @@ class _Drawing:
         told = escape(tell(row), quote=True)
         return (
             f'<a class="point {kind} {self._colour(row)}" href="#row-{self.every.index(row)}" '
-            f'data-u="{u:.5f}" data-v="{v:.5f}" transform="translate({_x(u)} {_y(v)})" '
+            f'data-u="{u:.5f}" data-v="{v:.5f}" transform="translate({x_at(u)} {y_at(v)})" '
             f'aria-label="{told}" data-tell="{told}"><circle class="target" r="14"/>'
             f'<path d="{self._shape(row)}"/><text x="11" y="-7">{escape(row.label)}</text></a>'
         )
@@ -249,17 +226,3 @@ def _model(row: Row) -> str:
 def _kind(row: Row) -> str:
     said = [part for part in (row.precision, row.form) if part not in ("fp32", "unrolled")]
     return "" if row.format == "pytorch" or not said else f", {' '.join(said)}"
-
-
-def _x(u: float, more: float = 0.0) -> str:
-    return f"{LEFT + u * (WIDTH - LEFT - RIGHT) + more:.1f}"
-
-
-def _y(v: float, more: float = 0.0) -> str:
-    return f"{TOP + v * (HEIGHT - TOP - BOTTOM) + more:.1f}"
-
-
-def _power(value: float) -> str:
-    """1e-2 for 0.01."""
-    mantissa, exponent = f"{value:e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"

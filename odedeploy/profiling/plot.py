@@ -11,6 +11,7 @@ from odedeploy.profiling.labels import Label
 from odedeploy.profiling.labels import place as place_labels
 from odedeploy.profiling.records import Row, place, short
 from odedeploy.profiling.result import Profile
+from odedeploy.profiling.scales import EXACT, power
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 """Okabe and Ito's colours, told apart by colour-blind readers."""
@@ -19,8 +20,6 @@ INK = "#1b1f24"
 SIZE, DPI = (10.0, 20 / 3), 120
 TOGETHER = 2
 """Most places whose points share one plot."""
-EXACT = 1e-8
-"""Where an error of zero is drawn, below the round-off of float32."""
 
 
 class Mark(NamedTuple):
@@ -145,7 +144,7 @@ def _draw(axes: Any, profile: Profile, whole: Profile, ink: str) -> None:
     for tol in sorted({row.tol for row in profile.rows if row.tol is not None and row.solves}):
         axes.axvline(tol, color=ink, alpha=0.45, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
         axes.annotate(
-            f"tol {_power(tol)}", (tol, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
+            f"tol {power(tol)}", (tol, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
             textcoords="offset points", ha="center", fontsize=9, alpha=0.75,
         )  # fmt: skip
     axes.grid(True, which="major", color=ink, alpha=0.12, linewidth=0.6)
@@ -225,16 +224,10 @@ def _limits(axes: Any, profile: Profile, whole: Profile) -> None:
             set_limits(low / room, high * room)
             subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
             axis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_formatter(NullFormatter())
-
-
-def _power(value: float) -> str:
-    """1e-2 for 0.01."""
-    mantissa, exponent = f"{value:e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _label(axes: Any, profile: Profile, renderer: Any) -> None:
