@@ -157,7 +157,8 @@ class _Drawing:
         top, bottom = 1 - self.up.share(high), 1 - self.up.share(low)
         return (
             f'<line class="bar {self._colour(row)}" data-u="{u:.5f}" data-v="{top:.5f}" '
-            f'data-w="{bottom:.5f}" x1="{x_at(u)}" x2="{x_at(u)}" y1="{y_at(top)}" y2="{y_at(bottom)}"/>'
+            f'data-w="{bottom:.5f}" x1="{x_at(u)}" x2="{x_at(u)}" y1="{y_at(top)}" '
+            f'y2="{y_at(bottom)}"/>'
         )
 
     def _line(self, row: Row) -> str:

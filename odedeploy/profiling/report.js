@@ -24,7 +24,10 @@ class Plot {
       for (const end of ["pointerleave", "blur"]) point.addEventListener(end, () => { this.tip.hidden = true; });
       point.addEventListener("click", (event) => { event.preventDefault(); choose(point, this.figure); });
     }
-    new ResizeObserver(() => this.draw()).observe(this.view);
+    this.draw();
+    new ResizeObserver(() => {
+      if (this.view.clientWidth !== this.width) requestAnimationFrame(() => this.draw());
+    }).observe(this.view);
   }
 
   size() {
@@ -92,6 +95,7 @@ class Plot {
 
   draw() {
     const [width, height] = this.size();
+    this.width = this.view.clientWidth;
     const w = width - MARGIN.left - MARGIN.right, h = height - MARGIN.top - MARGIN.bottom;
     const X = (u) => MARGIN.left + (this.k * u + this.x) * w;
     const Y = (v) => MARGIN.top + (this.k * v + this.y) * h;
