@@ -16,6 +16,7 @@ from odedeploy.cli import (
     doctor,
     export,
     inspection,
+    kit,
     lists,
     profiling,
     retarget,
@@ -54,6 +55,7 @@ def main(
 
 app.command("export")(export.export)
 app.command("profile")(profiling.profile)
+app.command("kit")(kit.kit)
 app.command("verify")(verify.verify)
 app.command("check")(check.check)
 app.command("retarget")(retarget.retarget)

@@ -87,11 +87,19 @@ def working() -> Iterator[Callable[[str, int, int], None]]:
     Yields ``progress(stage, done, total)``. What anything inside prints goes to stderr.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(file=sys.stderr)
     columns = (SpinnerColumn(), TextColumn("{task.description:<24}"), BarColumn(),
-               TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())  # fmt: skip
+               TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), TextColumn("left"),
+               TimeRemainingColumn())  # fmt: skip
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with redirect_stdout(sys.stderr), bar:
         task = bar.add_task("starting", total=None)

@@ -235,7 +235,8 @@ def load_model(
     if unknown := sorted(set(static) - set(given)):
         raise BadInput(f"--static names {', '.join(unknown)}; the inputs are {', '.join(given)}.")
     scalars = {key for key, array in given.items() if array.ndim == 0}
-    return loading.Loaded(name, module, given, frozenset(scalars.union(static)), address, weights)
+    fixed = frozenset(scalars.union(static))
+    return loading.Loaded(name, module, given, fixed, address, weights, inputs)
 
 
 def _address(name: str) -> str:
@@ -304,24 +305,53 @@ def inspect(path: str | Path) -> dict[str, Any]:
 
 
 def profile(
-    models: Sequence[Loaded | Path] | Loaded | Path,
+    models: Sequence[Loaded | Path] | Loaded | Path = (),
     tols: Sequence[float] = (1e-1, 1e-2, 1e-3),
     targets: Sequence[str] = ("cpu", "cpu-1t"),
     folder: str | Path = "profile",
     *,
     precisions: Sequence[str] = ("fp32",),
+    forms: Sequence[str] = ("unrolled",),
+    batches: Sequence[int] = (),
     spec: ExportSpec | None = None,
     seconds: float = 40.0,
+    timeout: float = 120.0,
+    resume: bool = False,
+    merge: Sequence[str | Path] = (),
+    hosts: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Profile:
-    """Every tolerance on every target, measured, with the adaptive PyTorch solve beside them.
+    """Every tolerance on every target, measured, with the model in PyTorch beside it.
 
-    A model is exported once per tolerance and precision into ``folder``; a file is measured as it
-    is. Writes ``profile.json``, ``profile.csv``, ``pareto.png`` and ``report.html`` there. A
-    tolerance that no plan keeps costs its own row.
+    A model is exported once per tolerance, precision and form into ``folder``; a file is measured
+    as it is, and everything at each of ``batches``. Writes the profile there as JSON, CSV, PNG, SVG
+    and HTML. A tolerance that no plan keeps costs its own row. ``resume`` goes on with a sweep of
+    the same request that was stopped. ``hosts`` are measured over ssh, and ``merge`` are results
+    of kits; without models they join the profile that ``folder`` holds.
+
+    Raises UnknownName and BadInput for wishes that cannot be, and where nothing could be exported,
+    what kept the first file from it.
     """
-    from odedeploy.tradeoff import sweep
+    from odedeploy.profiling.devices import joined
+    from odedeploy.tradeoff import Request, sweep
 
-    several = [models] if not isinstance(models, Sequence) else list(models)
-    asked = spec or ExportSpec(tol=1.0)
-    return sweep(several, tols, targets, Path(folder), asked, seconds, progress, precisions)
+    several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+    paths = [Path(file) for file in merge]
+    if not several:
+        return joined(Path(folder), paths)
+    given = [Path(model) if isinstance(model, str) else model for model in several]
+    request = Request(
+        given, tols, targets, precisions, forms, batches, spec or ExportSpec(tol=1.0), seconds,
+        timeout,
+    )  # fmt: skip
+    return sweep(request, Path(folder), progress, resume=resume, merge=paths, hosts=hosts)
+
+
+def kit(paths: Sequence[str | Path], output: str | Path) -> Path:
+    """A zip of exported ONNX files, golden data and a script that measures them on another device.
+
+    Raises BadInput for a file that is not an ONNX file of odedeploy.
+    """
+    from odedeploy.profiling.packing import pack
+
+    return pack([Path(path) for path in paths], Path(output))

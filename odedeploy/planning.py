@@ -88,6 +88,12 @@ def plan_splits(
     return replace(result, seconds=watch.seconds)
 
 
+def calibrated(name: str, graph: OdeGraph, splits: Splits) -> precision.Transform:
+    """What writes a lowered model in precision ``name``, calibrated on a part of fit."""
+    rows = np.arange(min(precision.ROWS, len(splits.fit)))
+    return precision.transform(name, graph, take(splits.fit.inputs, rows, splits.static))
+
+
 class _Race:
     """Precisions of one request against ``whole``, its plan in fp32."""
 
@@ -97,9 +103,7 @@ class _Race:
         self._graph, self._evaluator, self._whole = graph, evaluator, whole
         self._progress = progress
         fit, splits = whole.splits.fit, whole.splits
-        rows = np.arange(min(precision.ROWS, len(fit)))
-        self._calibration = take(fit.inputs, rows, splits.static)
-        self._single = take(fit.inputs, rows[:1], splits.static)
+        self._single = take(fit.inputs, np.arange(1), splits.static)
 
     def lowered(self, name: str) -> Planned:
         """The cheapest certified plan in precision ``name``."""
@@ -157,7 +161,7 @@ class _Race:
 
     def _same_plan(self, name: str) -> tuple[Planned, float]:
         """The plan of fp32 in precision ``name``, and how far that moves its outputs."""
-        transform = precision.transform(name, self._graph, self._calibration)
+        transform = calibrated(name, self._graph, self._whole.splits)
         planned = replace(
             self._whole, spec=replace(self._whole.spec, precision=name), transform=transform
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,59 @@ def aborts_while_running(request: Mapping[str, Any]) -> Callable[[], Loaded]:
                 os.abort()
             time.sleep(0.002)
             return list(query.values())
+
+        return Loaded(run, {})
+
+    return start
+
+
+def hangs_while_running(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """Answers for a second, then never again."""
+
+    def start() -> Loaded:
+        end = time.monotonic() + 1.0
+
+        def run(query: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            time.sleep(600 if time.monotonic() > end else 0.002)
+            return list(query.values())
+
+        return Loaded(run, {})
+
+    return start
+
+
+def eats_memory(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """Asks for more memory than the process may have."""
+    import resource
+
+    def start() -> Loaded:
+        limit = 4 << 30
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        kept = [np.empty(1 << 27) for _ in range(64)]
+        return Loaded(lambda query: kept, {})
+
+    return start
+
+
+def is_killed(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """Ends as the system ends a process that takes too much memory."""
+
+    def start() -> Loaded:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+    return start
+
+
+def turns_nan(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """Gives finite values for a second, NaN from then on."""
+
+    def start() -> Loaded:
+        end = time.monotonic() + 1.0
+
+        def run(query: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            time.sleep(0.002)
+            return [np.full(3, np.nan if time.monotonic() > end else 1.0)]
 
         return Loaded(run, {})
 

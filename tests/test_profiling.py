@@ -169,6 +169,22 @@ def test_marks_are_exactly_the_undominated(points: list[pareto.Point]) -> None:
         assert any(m for point, m in zip(points, marks, strict=True) if point.group == group)
 
 
+@given(st.lists(POINT, max_size=12))
+def test_sure_marks_hold_for_every_latency_within_the_intervals(
+    points: list[pareto.Point],
+) -> None:
+    marks, certain = pareto.front(points), pareto.sure(points)
+    for extreme in range(len(points)):  # one as slow, all others as fast as may be, and reversed
+        for slow in (True, False):
+            exact = [
+                p._replace(low=x, high=x)
+                for i, p in enumerate(points)
+                for x in [p.high if (i == extreme) is slow else p.low]
+            ]
+            for on, sure, again in zip(marks, certain, pareto.front(exact), strict=True):
+                assert not sure or on is again
+
+
 # Sweeps
 
 
@@ -198,6 +214,9 @@ def swept(files: dict[str, Path]) -> dict[str, Row]:
         "missing": entry(files["missing"]),
         "exit": entry(files["light"], planted("exits_on_load")),
         "abort": entry(files["light"], planted("aborts_while_running")),
+        "memory": entry(files["light"], planted("eats_memory")),
+        "killed": entry(files["light"], planted("is_killed")),
+        "turns nan": entry(files["light"], planted("turns_nan")),
         "prints": entry(files["light"], planted("prints")),
         "provider": entry(
             files["light"], replace(SINGLE, name="trt", providers=("NoSuchProvider",))
@@ -206,7 +225,7 @@ def swept(files: dict[str, Path]) -> dict[str, Row]:
         "shape": entry(files["light"], queries=[{"x": np.ones((1, 63), np.float32)}]),
     }
     heard: list[tuple[float, str]] = []
-    result = profile(list(entries.values()), None, 2.5, lambda *call: heard.append(call))
+    result = profile(list(entries.values()), (), 2.5, lambda *call: heard.append(call))
     shares = [share for share, _ in heard]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -264,6 +283,9 @@ def test_threads_are_set(swept: dict[str, Row]) -> None:
         ("missing", "failed", "missing.onnx"),
         ("exit", "crashed", "exit status 7 during 'open'; its last words were: planted last words"),
         ("abort", "crashed", "SIGABRT during"),
+        ("memory", "crashed", "ran out of memory during 'open'"),
+        ("killed", "crashed", "SIGKILL, which is how the system ends what takes too much memory"),
+        ("turns nan", "failed", "3 values of 3 that are not finite"),
         ("provider", "unusable", "NoSuchProvider"),
         ("format", "unusable", "runs onnx files, and light.onnx is torchscript"),
         ("shape", "failed", "63"),
@@ -278,14 +300,23 @@ def test_a_failure_costs_one_row(swept: dict[str, Row], name: str, status: str, 
 
 
 def test_a_hang_is_stopped(files: dict[str, Path]) -> None:
-    result = profile([entry(files["light"], planted("hangs"))], None, 0.1, timeout=2.0)
+    result = profile([entry(files["light"], planted("hangs"))], (), 0.1, timeout=2.0)
     (row,) = result.rows
     assert row.status == "crashed"
     assert "no answer to 'open' within 2 s" in row.reason
 
 
+def test_a_hang_in_a_round_costs_its_own_row(files: dict[str, Path], tmp_path: Path) -> None:
+    entries = [entry(files["light"], planted("hangs_while_running")),
+               entry(tmp_path / "3", planted("sleeps"))]  # fmt: skip
+    hung, sound = profile(entries, (), 1.5, timeout=3.0).rows
+    assert hung.status == "crashed"
+    assert "no answer to 'round' within 3 s" in hung.reason
+    assert sound.measured
+
+
 def test_latencies_are_those_of_the_clock(tmp_path: Path) -> None:
-    result = profile([entry(tmp_path / ms, planted("sleeps")) for ms in ("3", "6")], None, 1.0)
+    result = profile([entry(tmp_path / ms, planted("sleeps")) for ms in ("3", "6")], (), 1.0)
     for row, ms in zip(result.rows, (3.0, 6.0), strict=True):
         assert ms <= row.latency_ms.p50 < ms + 2
         assert row.cpu_seconds < 2e-3
@@ -295,7 +326,7 @@ def test_latencies_are_those_of_the_clock(tmp_path: Path) -> None:
 
 
 def test_a_slow_artefact_still_gets_a_median(tmp_path: Path) -> None:
-    (row,) = profile([entry(tmp_path / "100", planted("sleeps"))], None, 0.1).rows
+    (row,) = profile([entry(tmp_path / "100", planted("sleeps"))], (), 0.1).rows
     assert row.latency_ms.p50 == pytest.approx(100, rel=0.1)
     assert row.samples >= 7
     assert row.latency_ms.p90 is None
@@ -369,7 +400,7 @@ def test_the_baseline_is_measured_with_the_threads_of_the_target(
     baseline = Baseline(
         "m", f"{model}:Decay", "dopri5", [query], weights=model.with_suffix(".pt"), nfe=26
     )
-    result = profile([entry(files["light"])], baseline, 1.0)
+    result = profile([entry(files["light"])], [baseline], 1.0)
     (row,), (light,) = result.baselines, result.rows
     assert row.measured, row.reason
     assert (row.format, row.form, row.threads, row.nfe) == ("pytorch", "adaptive", 1, 26)
@@ -403,7 +434,7 @@ def test_an_unknown_runtime_is_refused() -> None:
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
 def test_a_time_that_is_not_positive_is_refused(files: dict[str, Path], seconds: float) -> None:
     with pytest.raises(BadInput, match="seconds"):
-        profile([entry(files["light"])], None, seconds)
+        profile([entry(files["light"])], (), seconds)
 
 
 def test_nothing_to_measure_is_refused(files: dict[str, Path]) -> None:

@@ -23,7 +23,8 @@ class Loaded:
     """A model ready to be captured.
 
     ``inputs`` are calibration inputs by the names of forward's arguments, ``static`` names those
-    without a batch axis. ``address`` builds the model again in another process.
+    without a batch axis. ``address`` builds the model again in another process. ``inputs_file`` is
+    where the inputs were read from, when it was a file.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Loaded:
     static: frozenset[str] = frozenset()
     address: str = ""
     weights: Path | None = None
+    inputs_file: Path | None = None
 
 
 def load_model(address: str, weights: Path | None = None) -> tuple[nn.Module, Inputs | None]:

@@ -1,7 +1,7 @@
 """Profiling: what each digit of accuracy costs, measured in fresh worker processes.
 
-``profile`` measures artefacts and the adaptive PyTorch baseline, ``write`` puts the result into a
-folder as ``profile.json``, ``profile.csv``, ``pareto.png`` and ``report.html``.
+``profile`` measures artefacts and the models in PyTorch as baselines, ``write`` puts the result
+into a folder as JSON, CSV, PNG, SVG and HTML.
 """
 
 from __future__ import annotations
@@ -14,26 +14,22 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from odedeploy import files
 from odedeploy.errors import BadInput, Unusable
-from odedeploy.profiling import machine, pareto, rows
-from odedeploy.profiling.measure import Progress, Trace, sweep
-from odedeploy.profiling.records import (
-    Baseline,
-    Entry,
-    Percentiles,
-    Profile,
-    Query,
-    Ratio,
-    Row,
-)
+from odedeploy.profiling import heats, machine, pareto, queries, rows
+from odedeploy.profiling.journal import Journal
+from odedeploy.profiling.measure import Progress, Sweep, Trace
+from odedeploy.profiling.records import Baseline, Entry, Percentiles, Query, Ratio, Row
+from odedeploy.profiling.result import Profile
 from odedeploy.targets import usable
 
+FILES = ("profile.json", "profile.csv", "pareto.png", "pareto.svg", "report.html")
+
 __all__ = [
+    "FILES",
     "Baseline",
     "Entry",
+    "Journal",
     "Percentiles",
     "Profile",
     "Progress",
@@ -47,18 +43,20 @@ __all__ = [
 
 def profile(
     entries: Sequence[Entry],
-    baseline: Baseline | None = None,
+    baselines: Sequence[Baseline] = (),
     seconds: float = 40.0,
     progress: Progress = lambda share, text: None,
     *,
     timeout: float = 120.0,
     seed: int = 0,
+    journal: Journal | None = None,
 ) -> Profile:
-    """Measure every entry, and the baseline once for each target among them.
+    """Measure every entry, and every baseline beside the entries of its model and batch.
 
     ``seconds`` is the time for the measured rounds, shared by all; loading and warming up come on
     top, a second or two each. ``timeout`` limits, in seconds, each answer of a worker. A worker
-    that crashes, hangs or gives values that are not finite costs its own row only.
+    that crashes, hangs or gives values that are not finite costs its own row only. What
+    ``journal`` holds of an earlier run of the same request is not measured again.
 
     Raises BadInput for no entries, an entry without queries, or ``seconds`` ≤ 0.
     """
@@ -66,46 +64,48 @@ def profile(
         raise BadInput("There is nothing to profile; give at least one artefact and target.")
     if not seconds > 0:
         raise BadInput(f"The seconds to measure must be positive, got {seconds}; try 40.")
-    if not all(entry.queries for entry in entries) or (baseline and not baseline.queries):
+    if not all([*(e.queries for e in entries), *(b.queries for b in baselines)]):
         raise BadInput("An artefact or baseline has no inputs to run; give at least one query.")
-    targets = list(dict.fromkeys(entry.target for entry in entries))
-    jobs = [rows.artefact(entry, machine.available_cores()) for entry in entries]
-    if baseline is not None:
-        jobs += [rows.baseline(baseline, on, machine.available_cores()) for on in targets]
-    described = machine.fingerprint()
+    schedule = heats.arranged(entries, baselines, machine.available_cores())
+    described, ticks = machine.fingerprint(), machine.processor_times()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="odedeploy-") as scratch:
-        traces = _measured(jobs, Path(scratch), seconds, timeout, seed, progress)
+        traces = _measured(
+            schedule, Path(scratch), seconds, timeout, seed, progress, journal or Journal()
+        )
     described["load_average_after"] = machine.load_average()
-    finished = rows.finish([job.row for job in jobs], traces, seed)
+    described["stolen_share"] = machine.stolen(ticks, machine.processor_times())
+    known = [*schedule.artefacts, *schedule.baselines]
+    finished = rows.finish([row for row, _ in known], [traces[name] for _, name in known], seed)
     asked = {
-        "targets": [target.name for target in targets],
+        "targets": list(dict.fromkeys(entry.target.name for entry in entries)),
         "tolerances": sorted({e.tol for e in entries if e.tol is not None}, reverse=True),
         "seconds": seconds,
         "seconds_taken": round(time.monotonic() - began, 1),
         "seed": seed,
     }
-    artefacts, baselines = finished[: len(entries)], finished[len(entries) :]
+    artefacts, others = finished[: len(entries)], finished[len(entries) :]
     return Profile(
-        described, asked, pareto.mark(artefacts), tuple(baselines), rows.disturbances(finished)
+        described, asked, pareto.mark(artefacts), tuple(others), rows.disturbances(finished)
     )
 
 
 def write(result: Profile, folder: Path) -> tuple[Path, ...]:
-    """The four files into ``folder``, all or none; returns their paths.
+    """The files called ``FILES`` into ``folder``, all or none; returns their paths.
 
     Every one is complete under a temporary name in the folder before the first is renamed.
     Raises BadInput when the folder cannot be made or written.
     """
-    from odedeploy.profiling.plot import png
+    from odedeploy.profiling.plot import png, standalone
     from odedeploy.profiling.report import html
 
-    contents = {
-        "profile.json": (json.dumps(result.to_json(), indent=1) + "\n").encode(),
-        "profile.csv": result.to_csv().encode(),
-        "pareto.png": png(result),
-        "report.html": html(result).encode(),
-    }
+    contents = dict(zip(FILES, (
+        (json.dumps(result.to_json(), indent=1) + "\n").encode(),
+        result.to_csv().encode(),
+        png(result),
+        standalone(result).encode(),
+        html(result).encode(),
+    ), strict=True))  # fmt: skip
     new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,34 +128,23 @@ def write(result: Profile, folder: Path) -> tuple[Path, ...]:
 
 
 def _measured(
-    jobs: Sequence[rows.Job],
+    schedule: heats.Schedule,
     scratch: Path,
     seconds: float,
     timeout: float,
     seed: int,
     progress: Progress,
-) -> list[Trace]:
+    journal: Journal,
+) -> dict[str, Trace]:
     """One trace per job; jobs whose target is not usable here get a failed trace at once."""
-    traces: dict[int, Trace] = {}
-    requests: dict[int, dict[str, Any]] = {}
-    for index, job in enumerate(jobs):
+    failed: dict[str, Trace] = {}
+    requests: dict[str, dict[str, Any]] = {}
+    for index, (name, job) in enumerate(schedule.jobs.items()):
         problem = job.problem or usable(job.target)
         if problem:
-            traces[index] = Trace(failure=Unusable(problem))
+            failed[name] = Trace(failure=Unusable(problem))
         else:
-            queries = _save(job.queries, scratch / f"{index}.npz")
-            requests[index] = {**job.request, "queries": str(queries)}
-    measured = sweep(list(requests.values()), seconds, timeout, seed, progress)
-    traces |= dict(zip(requests, measured, strict=True))
-    return [traces[index] for index in range(len(jobs))]
-
-
-def _save(queries: Sequence[Query], file: Path) -> Path:
-    """An .npz file as the worker reads it."""
-    arrays: dict[str, Any] = {
-        f"{index} {name}": array
-        for index, query in enumerate(queries)
-        for name, array in query.items()
-    }
-    np.savez(file, **arrays)
-    return file
+            inferences = queries.save(job.queries, scratch / f"{index}.npz")
+            requests[name] = {**job.request, "queries": str(inferences)}
+    sweep = Sweep(requests, seconds, timeout, seed, progress, journal)
+    return failed | sweep.run([[n for n in heat if n in requests] for heat in schedule.heats])

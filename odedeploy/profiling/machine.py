@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from odedeploy._version import __version__
-from odedeploy.targets.installation import installed
+
+PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "openvino", "executorch")
 
 
 def fingerprint() -> dict[str, Any]:
@@ -16,9 +18,7 @@ def fingerprint() -> dict[str, Any]:
 
     What the system does not tell is None.
     """
-    versions = {
-        name: installed(name) for name in ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")
-    }
+    versions = {name: _version(name) for name in PACKAGES}
     return {
         "cpu": _cpu_model(),
         "architecture": platform.machine(),
@@ -40,9 +40,38 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_memory_mb() -> float | None:
+    """Memory that new processes may take, in 10⁶ bytes; None where the system does not tell."""
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return None
+
+
+def processor_times() -> tuple[float, ...]:
+    """Ticks of all cores by kind, as Linux counts them; empty elsewhere."""
+    first = (_first_line("/proc/stat") or "").split()
+    return tuple(map(float, first[1:])) if first[:1] == ["cpu"] else ()
+
+
+def stolen(before: tuple[float, ...], after: tuple[float, ...]) -> float | None:
+    """Share of the processor time between two looks that the hypervisor gave to others."""
+    spent = [end - start for start, end in zip(before, after, strict=False)]
+    if len(spent) < 8 or sum(spent[:8]) <= 0:
+        return None
+    return round(spent[7] / sum(spent[:8]), 4)
+
+
 def load_average() -> float | None:
     """Runnable processes over the last minute."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:

@@ -1,7 +1,8 @@
 """The sweep: fresh workers, opened one by one, then measured in interleaved rounds.
 
-Every round visits all live workers once, in a seeded order of its own, so that what slows the
-machine for a while slows all of them, and their latencies can be compared round by round.
+Jobs that are compared with each other run in one heat. Every round of a heat visits all its live
+workers once, in a seeded order of its own, so that what slows the machine for a while slows all of
+them, and their latencies can be compared round by round.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from odedeploy.errors import OdeDeployError
+from odedeploy.errors import Crashed, FellShort, OdeDeployError, Unusable
 from odedeploy.profiling import stats
+from odedeploy.profiling.journal import Journal
 from odedeploy.profiling.process import Worker
 
 Progress = Callable[[float, str], None]
@@ -25,76 +27,140 @@ WARM_UP = {"runs": 10, "ms": 200, "window_ms": 40, "cap_ms": 3000}
 LEAST_ROUNDS = stats.needed(0.5)
 AIMED_ROUNDS = 20
 ROUND_MS = (10.0, 500.0)
+OPENING = 2.0
+"""Seconds that loading and warming up a worker is expected to take, for the progress alone."""
+
+_FAILURES: dict[str, type[OdeDeployError]] = {
+    cls.__name__: cls for cls in (Crashed, FellShort, Unusable)
+}
 
 
 @dataclass
 class Trace:
-    """What one worker gave. ``rounds`` holds latencies in ns, one array a round; ``cpu_ns`` is
-    processor time over all of them and ``spin_ms`` what idle threads
-    burnt after each; ``joules`` is the energy of all rounds, None where nothing counts it.
+    """What one worker gave. ``rounds`` holds latencies in ns, one array a round, by the number of
+    the round in its heat; ``cpu_ns`` is processor time over all of them and ``spin_ms`` what idle
+    threads burnt after each; ``joules`` is the energy of all rounds, None where nothing counts it.
     ``failure`` ends a trace."""
 
     facts: dict[str, Any] = field(default_factory=dict)
-    rounds: list[np.ndarray] = field(default_factory=list)
+    rounds: dict[int, np.ndarray] = field(default_factory=dict)
     cpu_ns: int = 0
     spin_ms: list[float] = field(default_factory=list)
     peak_mb: float | None = None
     joules: float | None = None
     failure: OdeDeployError | None = None
 
+    def take(self, line: Mapping[str, Any]) -> None:
+        """What a line of the journal says."""
+        if line["kind"] == "opened":
+            self.facts = {**line["facts"], **self.facts}
+        elif line["kind"] == "failed":
+            self.failure = _FAILURES.get(line["error"], OdeDeployError)(line["reason"])
+        else:
+            self.rounds[line["round"]] = np.array(line["ns"], dtype=np.int64)
+            self.cpu_ns += line["cpu_ns"]
+            self.spin_ms.append(line["spin_ms"])
+            self.peak_mb = line["peak_mb"]
+            if line.get("joules") is not None:
+                self.joules = (self.joules or 0.0) + line["joules"]
 
-def sweep(
-    requests: Sequence[Mapping[str, Any]],
-    seconds: float,
-    timeout: float,
-    seed: int,
-    progress: Progress,
-) -> list[Trace]:
-    """One trace per request of ``open``, in order; a worker that fails costs only its own.
 
-    Rounds go on for ``seconds`` after the last worker is warm, and until the median is supported.
-    ``timeout`` limits each answer of a worker.
+class Sweep:
+    """All heats of one measurement; what the journal holds already is not measured again.
+
+    ``requests`` are those of ``open`` by the job's name, ``seconds`` the time of the measured
+    rounds of all heats, ``timeout`` the seconds for each answer of a worker.
     """
-    traces = [Trace() for _ in requests]
-    with contextlib.ExitStack() as stack:
-        workers = {}
-        for index, (request, trace) in enumerate(zip(requests, traces, strict=True)):
-            progress(0.0, f"loading {index + 1} of {len(requests)}: {request['label']}")
-            workers[index] = worker = stack.enter_context(Worker())
-            _open(trace, worker, request, timeout)
-        order = np.random.default_rng(seed)
-        alive, count, spent, begin = _alive(traces), 0, 0.0, time.monotonic()
-        budget = 1e3 * seconds / (AIMED_ROUNDS * max(1, len(alive)))
-        ms = min(max(budget, ROUND_MS[0]), ROUND_MS[1])
-        while alive and (spent < seconds or count < LEAST_ROUNDS):
-            for index in order.permutation(alive):
-                _round(traces[index], workers[index], ms, timeout)
-            spent, count, alive = time.monotonic() - begin, count + 1, _alive(traces)
-            progress(min(1.0, spent / max(seconds, 1e-9)), f"round {count}")
-    return traces
+
+    def __init__(
+        self,
+        requests: Mapping[str, Mapping[str, Any]],
+        seconds: float,
+        timeout: float,
+        seed: int,
+        progress: Progress,
+        journal: Journal,
+    ) -> None:
+        self.requests, self.timeout, self.journal = requests, timeout, journal
+        self.order, self.progress = np.random.default_rng(seed), progress
+        self.seconds = seconds
+        self.traces = {name: Trace() for name in requests}
+        self.spent = {name: 0.0 for name in requests}
+        self.done, self.all = 0.0, seconds + OPENING * len(requests)
+        for line in journal.of("opened", "failed", "round"):
+            if (name := line["job"]) in self.traces:
+                self.traces[name].take(line)
+                self.spent[name] = line.get("spent", self.spent[name])
+
+    def run(self, heats: Sequence[Sequence[str]]) -> dict[str, Trace]:
+        """One trace per job, in heats one after another; a worker that fails costs only its own.
+
+        Rounds of a heat go on for its share of ``seconds``, and until the median is supported.
+        """
+        for heat in heats:
+            self._heat(heat, self.seconds * len(heat) / max(1, len(self.requests)))
+        self.progress(1.0, "measured")
+        return self.traces
+
+    def _heat(self, heat: Sequence[str], seconds: float) -> None:
+        alive = self._alive(heat)
+        spent = max((self.spent[name] for name in heat), default=0.0)
+        count = max((max(self.traces[n].rounds, default=-1) + 1 for n in alive), default=0)
+        if not alive or _finished(spent, seconds, count):
+            self._tell(OPENING * len(heat) + seconds, "measured before")
+            return
+        with contextlib.ExitStack() as stack:
+            workers = {}
+            for name in alive:
+                self._tell(0.0, f"loading {self.requests[name]['label']}")
+                workers[name] = worker = stack.enter_context(Worker())
+                self._open(name, worker)
+                self._tell(OPENING, "")
+            began, before = time.monotonic(), spent
+            alive = self._alive(heat)
+            ms = 1e3 * seconds / (AIMED_ROUNDS * max(1, len(alive)))
+            ms = min(max(ms, ROUND_MS[0]), ROUND_MS[1])
+            while alive and not _finished(spent, seconds, count):
+                last = spent
+                for place in self.order.permutation(len(alive)):
+                    spent = before + time.monotonic() - began
+                    self._round(alive[place], workers[alive[place]], count, ms, spent)
+                spent = before + time.monotonic() - began
+                count, alive = count + 1, self._alive(heat)
+                self._tell(min(spent, seconds) - min(last, seconds), f"round {count}")
+
+    def _tell(self, more: float, text: str) -> None:
+        self.done += more
+        if text:
+            self.progress(min(1.0, self.done / self.all), text)
+
+    def _alive(self, heat: Sequence[str]) -> list[str]:
+        return [name for name in heat if self.traces[name].failure is None]
+
+    def _note(self, kind: str, name: str, **facts: Any) -> None:
+        self.journal.add(kind, job=name, **facts)
+        self.traces[name].take({"kind": kind, **facts})
+
+    def _open(self, name: str, worker: Worker) -> None:
+        try:
+            facts = worker.ask("open", self.timeout, **self.requests[name])
+            facts |= worker.ask("warm", self.timeout, **WARM_UP)
+        except OdeDeployError as error:
+            self._fail(name, error)
+        else:
+            self._note("opened", name, facts=facts)
+
+    def _round(self, name: str, worker: Worker, count: int, ms: float, spent: float) -> None:
+        try:
+            answer = worker.ask("round", self.timeout, ms=ms)
+        except OdeDeployError as error:
+            self._fail(name, error)
+        else:
+            self._note("round", name, round=count, spent=round(spent, 3), **answer)
+
+    def _fail(self, name: str, error: OdeDeployError) -> None:
+        self._note("failed", name, error=type(error).__name__, reason=str(error))
 
 
-def _alive(traces: Sequence[Trace]) -> list[int]:
-    return [index for index, trace in enumerate(traces) if trace.failure is None]
-
-
-def _open(trace: Trace, worker: Worker, request: Mapping[str, Any], timeout: float) -> None:
-    try:
-        trace.facts |= worker.ask("open", timeout, **request)
-        trace.facts |= worker.ask("warm", timeout, **WARM_UP)
-    except OdeDeployError as error:
-        trace.failure = error
-
-
-def _round(trace: Trace, worker: Worker, ms: float, timeout: float) -> None:
-    try:
-        answer = worker.ask("round", timeout, ms=ms)
-    except OdeDeployError as error:
-        trace.failure = error
-        return
-    trace.rounds.append(np.array(answer["ns"], dtype=np.int64))
-    trace.cpu_ns += answer["cpu_ns"]
-    trace.spin_ms.append(answer["spin_ms"])
-    trace.peak_mb = answer["peak_mb"]
-    if answer["joules"] is not None:
-        trace.joules = (trace.joules or 0.0) + answer["joules"]
+def _finished(spent: float, seconds: float, count: int) -> bool:
+    return spent >= seconds and count >= LEAST_ROUNDS

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from odedeploy.profiling.labels import Label, place
-from odedeploy.profiling.records import Profile, Row
+from odedeploy.profiling.labels import Label
+from odedeploy.profiling.labels import place as place_labels
+from odedeploy.profiling.records import Row, place, short
+from odedeploy.profiling.result import Profile
+from odedeploy.profiling.scales import EXACT, power
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 """Okabe and Ito's colours, told apart by colour-blind readers."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#1b1f24"
 SIZE, DPI = (10.0, 20 / 3), 120
-EXACT = 1e-8
-"""Where an error of zero is drawn, below the round-off of float32."""
+TOGETHER = 2
+"""Most places whose points share one plot."""
 
 
 class Mark(NamedTuple):
@@ -32,31 +35,10 @@ def png(profile: Profile) -> bytes:
     return _save(profile, INK, format="png", dpi=DPI)
 
 
-def svg(profile: Profile) -> str:
-    """One ``<svg>`` element for an HTML page: text stays text in the page's colour, the
-    background is the page's, and nothing outside the page is referred to."""
-    sentinel = "#010203"
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    options: dict[str, Any] = {"transparent": True, "metadata": nothing}
-    text = _save(profile, sentinel, format="svg", **options).decode()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return text.replace(sentinel, "currentColor")
-
-
-def describe(profile: Profile) -> str:
-    """The picture in one sentence, for readers who do not see it."""
-    marks = _marks(profile.rows)
-    if not marks:
-        return "Error against latency; no artefact was measured."
-    best = "; ".join(
-        f"{row.solver} with {row.nfe} evaluations on {row.target}, error {x:.2g}, {y:.3g} ms"
-        for row, x, y in marks
-        if row.pareto
-    )
-    return f"Error against median latency of {len(marks)} artefacts; on the Pareto front: {best}."
+def standalone(profile: Profile) -> str:
+    """The same picture as an SVG file, on white."""
+    style: dict[str, Any] = {"metadata": dict.fromkeys(("Creator", "Date", "Format", "Type"))}
+    return _save(profile, INK, format="svg", facecolor="white", **style).decode()
 
 
 def _save(profile: Profile, ink: str, **options: Any) -> bytes:
@@ -77,25 +59,53 @@ def _save(profile: Profile, ink: str, **options: Any) -> bytes:
 
 
 def figure(profile: Profile, ink: str) -> Any:
-    """The drawn ``matplotlib.figure.Figure``, made without pyplot and its global state."""
+    """The drawn ``matplotlib.figure.Figure``, made without pyplot and its global state.
+
+    Up to ``TOGETHER`` places share one plot; more get one each.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    places = _places(profile)
+    parts = [profile] if len(places) <= TOGETHER else [_part(profile, place) for place in places]
+    lines = -(-len(parts) // 2)
+    size = SIZE if len(parts) == 1 else (SIZE[0] * 1.4, 4.8 * lines)
+    drawn = Figure(figsize=size, dpi=DPI, layout="constrained")
     canvas: Any = FigureCanvasAgg(drawn)
-    axes = drawn.add_subplot()
-    _draw(axes, profile, ink)
+    several = [drawn.add_subplot(lines, min(2, len(parts)), i + 1) for i in range(len(parts))]
+    for axes, part in zip(several, parts, strict=True):
+        _draw(axes, part, profile, ink)
     canvas.draw()
     drawn.set_layout_engine("none")
-    _label(axes, profile, canvas.get_renderer())
+    for axes, part in zip(several, parts, strict=True):
+        _label(axes, part, canvas.get_renderer())
     return drawn
+
+
+def _places(profile: Profile) -> list[str]:
+    every = (*profile.rows, *profile.baselines)
+    return list(dict.fromkeys(_place(row) for row in every if row.measured))
+
+
+def _part(profile: Profile, where: str) -> Profile:
+    """The rows of one place, failed ones left out."""
+    rows, baselines = (
+        tuple(row for row in side if row.measured and _place(row) == where)
+        for side in (profile.rows, profile.baselines)
+    )
+    return replace(profile, rows=rows, baselines=baselines)
+
+
+def _place(row: Row) -> str:
+    return place(row) + ("" if row.batch == 1 else f", batch {row.batch}")
 
 
 def _marks(rows: Sequence[Row]) -> list[Mark]:
     return [
         Mark(row, max(row.error, EXACT), row.latency_ms.p50)
         for row in rows
-        if row.measured and row.error is not None and row.latency_ms.p50 is not None
+        if row.measured and row.solves and row.error is not None
+        if row.latency_ms.p50 is not None
     ]
 
 
@@ -105,30 +115,36 @@ def _series(profile: Profile) -> list[tuple[str, str]]:
 
 
 def _key(row: Row) -> tuple[str, str]:
-    return row.model, row.target
+    return short(row.model), _place(row)
 
 
-def _draw(axes: Any, profile: Profile, ink: str) -> None:
+def _draw(axes: Any, profile: Profile, whole: Profile, ink: str) -> None:
+    """One plot of ``profile``, as wide as the ``whole`` of which it is a part."""
     marks, series = _marks(profile.rows), _series(profile)
-    models = {model for model, _ in series}
+    models, places = ({key[side] for key in series} for side in (0, 1))
     axes.set(xscale="log", yscale="log", xlabel="relative error", ylabel="median latency, ms")
     axes.figure.suptitle("What each digit of accuracy costs", color=ink)
     note = "labels: evaluations · solver     filled: on the Pareto front     bars: 95 % interval"
-    axes.set_title(note, fontsize=9, pad=20)
-    _limits(axes, profile)
+    alone = profile is whole
+    axes.set_title(note if alone else ", ".join(places), fontsize=9 if alone else 11, pad=20)
+    _limits(axes, profile, whole)
     for index, key in enumerate(series):
         colour = PALETTE[index % len(PALETTE)]
         marker = MARKERS[index % len(MARKERS)]
         own = [mark for mark in marks if _key(mark.row) == key]
-        name = key[1] if len(models) == 1 else " · ".join(key)
+        name = key[0] if not alone else key[1] if len(models) == 1 else " · ".join(key)
         _draw_series(axes, own, colour, marker, name)
         for base in profile.baselines:
             if _key(base) == key:
                 _draw_baseline(axes, base, colour, name)
-    for tol in sorted({row.tol for row in profile.rows if row.tol is not None}):
+        for row in profile.rows:
+            if _key(row) == key and not row.solves and row.measured:
+                axes.axhline(row.latency_ms.p50, color=colour, linewidth=1.3, zorder=1,
+                             linestyle="-.", label=f"{name}, {row.precision}")  # fmt: skip
+    for tol in sorted({row.tol for row in profile.rows if row.tol is not None and row.solves}):
         axes.axvline(tol, color=ink, alpha=0.45, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
         axes.annotate(
-            f"tol {_power(tol)}", (tol, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
+            f"tol {power(tol)}", (tol, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
             textcoords="offset points", ha="center", fontsize=9, alpha=0.75,
         )  # fmt: skip
     axes.grid(True, which="major", color=ink, alpha=0.12, linewidth=0.6)
@@ -180,8 +196,9 @@ def _draw_baseline(axes: Any, row: Row, colour: str, name: str) -> None:
     if not row.measured or p50 is None:
         return
     evaluations = f", {row.nfe} evaluations" if row.nfe else ""
-    label = f"PyTorch {row.solver} on {name}{evaluations}"
-    if row.error is not None:
+    solver = f" {row.solver}" if row.solves else ""
+    label = f"PyTorch{solver} on {name}{evaluations}"
+    if row.error is not None and row.solves:
         axes.scatter(
             [max(row.error, EXACT)], [p50], s=190, marker="*", facecolors=colour,
             edgecolors="white", linewidths=0.8, zorder=4, label=label,
@@ -190,13 +207,14 @@ def _draw_baseline(axes: Any, row: Row, colour: str, name: str) -> None:
         axes.axhline(p50, color=colour, linewidth=1.3, linestyle="--", zorder=1, label=label)
 
 
-def _limits(axes: Any, profile: Profile) -> None:
-    """Room around every point and tolerance, and labels at 1, 2 and 5 of every decade."""
+def _limits(axes: Any, profile: Profile, whole: Profile) -> None:
+    """Room around every point and tolerance, and labels at 1, 2 and 5 of every decade; the errors
+    are those of the whole, so that its parts stand below each other."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     every = (*profile.rows, *profile.baselines)
-    errors = [mark.x for mark in _marks(every)]
-    errors += [row.tol for row in profile.rows if row.tol is not None]
+    errors = [mark.x for mark in _marks((*whole.rows, *whole.baselines))]
+    errors += [row.tol for row in whole.rows if row.tol is not None and row.solves]
     latencies = [row.latency_ms.p50 for row in every if row.latency_ms.p50 is not None]
     for axis, values, least in ((axes.xaxis, errors, 1.6), (axes.yaxis, latencies, 1.35)):
         if values:
@@ -206,16 +224,10 @@ def _limits(axes: Any, profile: Profile) -> None:
             set_limits(low / room, high * room)
             subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
             axis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_formatter(NullFormatter())
-
-
-def _power(value: float) -> str:
-    """1e-2 for 0.01."""
-    mantissa, exponent = f"{value:e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _label(axes: Any, profile: Profile, renderer: Any) -> None:
@@ -224,7 +236,7 @@ def _label(axes: Any, profile: Profile, renderer: Any) -> None:
     marks = _marks((*profile.rows, *profile.baselines))
     labels = [
         Label(
-            f"{row.nfe} · {row.solver}" if row.nfe else row.solver,
+            row.label,
             x,
             y,
             PALETTE[series.index(_key(row)) % len(PALETTE)],
@@ -232,8 +244,9 @@ def _label(axes: Any, profile: Profile, renderer: Any) -> None:
         for row, x, y in sorted(marks, key=lambda mark: (not mark.row.pareto, mark.x))
     ]
     bottom, top = axes.get_ylim()
-    paths = [[(row.tol, bottom), (row.tol, top)] for row in profile.rows if row.tol is not None]
+    tols = {row.tol for row in profile.rows if row.tol is not None and row.solves}
+    paths = [[(tol, bottom), (tol, top)] for tol in sorted(tols)]
     for key in series:
         own = [mark for mark in _marks(profile.rows) if _key(mark.row) == key]
         paths.append(_front(own, axes.get_xlim()[1]))
-    place(axes, renderer, labels, paths)
+    place_labels(axes, renderer, labels, paths)

@@ -69,6 +69,8 @@ class Worker:
             raise Crashed(self._death(do))
         answer: Mapping[str, Any] = json.loads(line)
         if "error" in answer:
+            if answer["kind"] == "MemoryError":
+                raise Crashed(f"The worker ran out of memory during {do!r}: {answer['error']}.")
             raise _KINDS.get(answer["kind"], BadInput)(answer["error"])
         return dict(answer)
 
@@ -95,5 +97,7 @@ class Worker:
         how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
         self._stderr.seek(0)
         words = self._stderr.read().decode(errors="replace").strip().splitlines()
+        if code == -getattr(signal, "SIGKILL", 0):
+            how += ", which is how the system ends what takes too much memory,"
         last = f"; its last words were: {words[-1][:300]}" if words else ""
         return f"The worker died of {how} during {do!r}{last}."

@@ -1,18 +1,14 @@
-"""What is measured (Entry, Baseline) and what came out (Row, Profile)."""
+"""What is measured (Entry, Baseline) and what came out of each (Row)."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from odedeploy.errors import BadInput
 from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.targets import Target
 
@@ -40,12 +36,19 @@ class Entry:
     queries: Sequence[Query]
     promise: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
 
     @classmethod
     def of(
-        cls, model: str, file: Path, manifest: Manifest, target: Target, queries: Sequence[Query]
+        cls,
+        model: str,
+        file: Path,
+        manifest: Manifest,
+        target: Target,
+        queries: Sequence[Query],
+        command: str = "",
     ) -> Entry:
-        """The artefact that a manifest describes."""
+        """The artefact that a manifest describes, which ``command`` makes again."""
         return cls(
             file=file,
             model=model,
@@ -60,6 +63,7 @@ class Entry:
             queries=queries,
             promise=manifest.promise,
             plan=manifest.plan,
+            command=command,
         )
 
 
@@ -68,8 +72,8 @@ class Baseline:
     """The model as its author runs it in PyTorch, adaptive solve included.
 
     ``address`` is ``package.module:callable`` or ``path/file.py:callable``. ``nfe`` counts the
-    field evaluations of one solve of the queries. It is measured once for every target among the
-    entries, with that target's threads.
+    field evaluations of one solve of the queries, each of ``batch`` samples. It stands beside every
+    target on which an entry of its model and batch is measured, run with that target's threads.
     """
 
     model: str
@@ -80,6 +84,7 @@ class Baseline:
     nfe: int | None = None
     error: ErrorReport | None = None
     tol: float | None = None
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,10 @@ class Row:
     process held and ``base_memory_mb`` what it held before the artefact was loaded.
     ``throughput`` counts samples a second. ``spinning_ms`` is the processor time that
     idle threads of the runtime burn after the last inference. ``stable`` says whether the latency
-    had settled when the warm-up ended. ``options`` are those of the runtime. ``energy_mj`` is what
+    had settled when the warm-up ended. ``device`` names the machine that was measured, nothing
+    for this one. ``beaten_by`` names the row that keeps this one off the Pareto front, and
+    ``pareto_sure`` says that the intervals leave no doubt about the mark. ``command`` makes the
+    artefact again. ``options`` are those of the runtime. ``energy_mj`` is what
     the processor's own counters say of one inference, None where there are none. ``estimated_ms``
     are estimates, not measurements, by device (``odedeploy.roofline``), and ``estimate_ratio`` is
     the one of this machine over what was measured, on one thread.
@@ -154,6 +162,10 @@ class Row:
     rounds: int = 0
     spinning_ms: float | None = None
     stable: bool | None = None
+    device: str = ""
+    beaten_by: str = ""
+    pareto_sure: bool | None = None
+    command: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     energy_mj: float | None = None
     estimated_ms: dict[str, float] = field(default_factory=dict)
@@ -162,6 +174,31 @@ class Row:
     @property
     def measured(self) -> bool:
         return self.status == "measured"
+
+    @property
+    def solves(self) -> bool:
+        """Whether there is a solve to approximate; a network without one has an error of round-off
+        only, which says nothing beside others."""
+        return self.solver != "none"
+
+    @property
+    def rivals(self) -> tuple[str, str, str, int]:
+        """What the rows share that compete on one Pareto front."""
+        return self.device, self.model, self.target, self.batch
+
+    @property
+    def label(self) -> str:
+        """What stands beside its point: evaluations, solver, and the arithmetic below fp32."""
+        parts = [str(self.nfe)] if self.nfe else []
+        parts += [self.solver] + ([self.precision] if self.precision != "fp32" else [])
+        return " · ".join(parts)
+
+    @property
+    def name(self) -> str:
+        """The row in a few words."""
+        what = self.file or f"{self.model} in PyTorch"
+        batch = "" if self.batch == 1 else f", batch {self.batch}"
+        return f"{what} on {place(self)}{batch}"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Row:
@@ -180,69 +217,18 @@ class Row:
         return cls(**known)
 
 
-@dataclass(frozen=True)
-class Profile:
-    """Every row of one sweep. ``asked`` holds the request: targets, tolerances, seconds, seed.
-    ``warnings`` are sentences on what may have disturbed the measurement."""
-
-    machine: dict[str, Any]
-    asked: dict[str, Any]
-    rows: tuple[Row, ...]
-    baselines: tuple[Row, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; ``from_json`` gives the same profile back. What is not a finite
-        number becomes None."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Profile:
-        """Raises BadInput for anything that ``to_json`` did not write."""
-        try:
-            rows, baselines = (
-                tuple(Row.from_json(row) for row in data[side]) for side in ("rows", "baselines")
-            )
-            warnings = tuple(map(str, data.get("warnings", ())))
-            return cls(dict(data["machine"]), dict(data["asked"]), rows, baselines, warnings)
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"This is not a profile: {error} is missing or malformed.") from error
-
-    def to_csv(self) -> str:
-        """One line a row, baselines last; nested values become columns such as
-        ``latency_ms_p50``. None is an empty cell; plans are left to the JSON."""
-        lines = [
-            {"kind": kind, **_flat(row)}
-            for kind, rows in (("artefact", self.rows), ("baseline", self.baselines))
-            for row in rows
-        ]
-        columns = list(dict.fromkeys(name for line in lines for name in line))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-        return text.getvalue()
+def place(row: Row) -> str:
+    """Where a row was measured: its target, on which device."""
+    return f"{row.target} of {row.device}" if row.device else row.target
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def model_of(file: Path, manifest: Manifest) -> str:
+    """The model of a file, as far as the name tells that a sweep gave it: what comes before its
+    tolerance. Files of one model compete."""
+    before, mark, _ = file.stem.rpartition(f"-{manifest.tol:g}")
+    return before if mark and before else file.stem
 
 
-def _flat(row: Row) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in asdict(row).items():
-        if name == "plan":
-            continue
-        if name == "latency_interval_ms":
-            low, high = value or (None, None)
-            value = {"low": low, "high": high}
-        if isinstance(value, dict):
-            flat |= {f"{name}_{key}": item for key, item in value.items()}
-        elif name not in ("ratio", "error_report") or value is not None:
-            flat[name] = " ".join(value) if isinstance(value, tuple) else value
-    return flat
+def short(model: str) -> str:
+    """A model's name without the folder of its file."""
+    return model.rsplit("/", 1)[-1]

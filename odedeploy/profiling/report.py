@@ -6,86 +6,88 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from odedeploy.profiling import plot
-from odedeploy.profiling.records import PERCENTILES, Profile, Row
-
-MISSING = "n/a"
+from odedeploy.profiling import words
+from odedeploy.profiling.panels import panels
+from odedeploy.profiling.records import PERCENTILES, Row, place, short
+from odedeploy.profiling.result import Profile
+from odedeploy.profiling.timeline import timelines
 
 
 def html(profile: Profile) -> str:
     """The page. Everything that comes from outside is escaped."""
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "milliseconds": milliseconds, "size": size}
-    source = files("odedeploy.profiling").joinpath("report.html").read_text(encoding="utf-8")
+    environment.filters |= {
+        "number": words.number, "milliseconds": words.milliseconds, "size": words.size,
+        "place": place, "said": said, "short": short,
+    }  # fmt: skip
     every = [*profile.rows, *profile.baselines]
-    return environment.from_string(source).render(
+    return environment.from_string(_source("report.html")).render(
         profile=profile,
-        headlines=headlines(profile),
-        rows=[row for row in every if row.measured],
+        headlines=words.headlines(profile.rows),
+        rows=[(index, row) for index, row in enumerate(every) if row.measured],
         failed=[row for row in every if not row.measured],
+        losses=list(words.losses(profile.rows)),
         percentiles=PERCENTILES,
-        sites=sites,
-        svg=plot.svg(profile),
-        description=plot.describe(profile),
+        panels=panels(profile.rows, profile.baselines),
+        places=places(every),
+        comparison=comparison(every),
+        timelines=timelines,
+        style=Markup(_source("report.css")),
+        script=Markup(_source("report.js")),
     )
 
 
-def headlines(profile: Profile) -> list[str]:
-    """For every target, the cheapest row of each tolerance beside the baseline, in sentences."""
-    sentences = []
-    for row in profile.rows:
-        p50 = row.latency_ms.p50
-        if not row.pareto or row.tol is None or p50 is None or not _cheapest(row, profile.rows):
+def places(rows: Sequence[Row]) -> list[str]:
+    """Where something was measured: targets, and those of devices."""
+    return list(dict.fromkeys(place(row) for row in rows if row.measured))
+
+
+def comparison(rows: Sequence[Row]) -> list[tuple[str, list[tuple[Row, float] | None]]]:
+    """For every artefact and batch, its row in each place and how its latency compares with the
+    first place that has one; artefacts that ran in one place only are left out.
+
+    The same plan in files of several formats counts as one artefact.
+    """
+    named = places(rows)
+    groups: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.measured and row.latency_ms.p50:
+            groups.setdefault(_what(row), {}).setdefault(place(row), row)
+    table = []
+    for what, found in groups.items():
+        if len(found) < 2:
             continue
-        sentence = (
-            f"{row.model} within {row.tol:g} takes {number(p50)} ms on {row.target}: "
-            f"{row.solver} with {row.nfe} evaluations"
+        base = next(found[name] for name in named if name in found).latency_ms.p50 or 1.0
+        line = [found.get(name) for name in named]
+        table.append(
+            (what, [row and (row, (row.latency_ms.p50 or 0.0) / base) for row in line])
         )
-        if row.ratio is not None and row.ratio.base == "PyTorch":
-            times, low, high = (
-                number(1 / value) for value in (row.ratio.value, row.ratio.high, row.ratio.low)
-            )
-            sentence += f", {times} × as fast as the PyTorch solve (95 % interval {low} to {high})"
-        sentences.append(sentence + ".")
-    return sentences
+    return table  # type: ignore[return-value]
 
 
-def sites(row: Row) -> Sequence[dict[str, Any]]:
-    """The solves of a row's plan."""
-    found: Sequence[dict[str, Any]] = row.plan.get("sites", ())
-    return found
+def _what(row: Row) -> str:
+    """An artefact whatever its format and place."""
+    parts = [short(row.model), "in PyTorch" if row.format == "pytorch" else f"within {row.tol:g}"]
+    if row.format != "pytorch":
+        parts += [part for part in (row.precision, row.form) if part not in ("fp32", "unrolled")]
+    return " ".join(parts) + ("" if row.batch == 1 else f", batch {row.batch}")
 
 
-def number(value: float | None) -> str:
-    """Three significant digits, n/a for None."""
+def said(value: Any) -> str:
+    """A value of the request or the machine in words."""
     if value is None:
-        return MISSING
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.2e}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        return words.MISSING
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {said(item)}" for key, item in value.items() if item is not None)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(said, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def milliseconds(seconds: float | None) -> str:
-    """Seconds as milliseconds, n/a for None."""
-    return number(None if seconds is None else 1e3 * seconds)
-
-
-def size(value: int | None) -> str:
-    """Bytes in kB or MB (10³, 10⁶)."""
-    if value is None:
-        return MISSING
-    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
-
-
-def _cheapest(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether no other row of the same model, target and tolerance is faster."""
-    key = (row.model, row.target, row.tol)
-    rivals = [other for other in rows if (other.model, other.target, other.tol) == key]
-    return row is min(
-        (other for other in rivals if other.latency_ms.p50 is not None),
-        key=lambda other: other.latency_ms.p50 or 0.0,
-    )
+def _source(name: str) -> str:
+    return files("odedeploy.profiling").joinpath(name).read_text(encoding="utf-8")

@@ -32,6 +32,14 @@ class Job:
     queries: Sequence[Query]
     problem: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What tells it from the other jobs of a sweep."""
+        row = self.row
+        if row.format == "pytorch":
+            return f"{row.model} in PyTorch, {row.threads} threads, batch {row.batch}"
+        return f"{row.model}: {row.file} on {row.target}, batch {row.batch}"
+
 
 def artefact(entry: Entry, cores: int) -> Job:
     """The job of one artefact on one target."""
@@ -45,7 +53,7 @@ def artefact(entry: Entry, cores: int) -> Job:
         form=entry.form,
         solver=entry.solver,
         nfe=entry.nfe,
-        error=_error(entry.error),
+        error=certified(entry.error),
         latency_ms=Percentiles(),
         bytes=entry.file.stat().st_size if entry.file.is_file() else None,
         file=entry.file.name,
@@ -55,6 +63,7 @@ def artefact(entry: Entry, cores: int) -> Job:
         batch=target.batch,
         threads=threads,
         providers=target.providers,
+        command=entry.command,
         estimated_ms=_estimated(entry),
     )
     problem = None
@@ -75,7 +84,7 @@ def artefact(entry: Entry, cores: int) -> Job:
 
 
 def baseline(asked: Baseline, target: Target, cores: int) -> Job:
-    """The job of the PyTorch solve with the threads and batch of a target."""
+    """The job of the PyTorch solve with the threads of a target."""
     threads = target.threads or cores
     row = Row(
         model=asked.model,
@@ -86,10 +95,10 @@ def baseline(asked: Baseline, target: Target, cores: int) -> Job:
         form="adaptive",
         solver=asked.solver,
         nfe=asked.nfe,
-        error=_error(asked.error),
+        error=certified(asked.error),
         latency_ms=Percentiles(),
         error_report=asked.error,
-        batch=target.batch,
+        batch=asked.batch,
         threads=threads,
     )
     request = {
@@ -103,16 +112,15 @@ def baseline(asked: Baseline, target: Target, cores: int) -> Job:
 
 
 def finish(rows: Sequence[Row], traces: Sequence[Trace], seed: int) -> list[Row]:
-    """The rows with their measurements, each compared with the base of its model and target: the
-    baseline where it was measured, else the first row that was."""
+    """The rows with their measurements, each compared with the base among its rivals: the baseline
+    where it was measured, else the first row that was."""
     filled = [_fill(row, trace, seed) for row, trace in zip(rows, traces, strict=True)]
-    bases: dict[tuple[str, str], int] = {}
+    bases: dict[tuple[str, str, str, int], int] = {}
     for index, row in enumerate(filled):
-        key = (row.model, row.target)
-        if row.measured and (row.format == "pytorch" or key not in bases):
-            bases[key] = index
+        if row.measured and (row.format == "pytorch" or row.rivals not in bases):
+            bases[row.rivals] = index
     for index, row in enumerate(filled):
-        base = bases.get((row.model, row.target))
+        base = bases.get(row.rivals)
         if row.measured and base is not None and base != index:
             name = filled[base].file or "PyTorch"
             ratio = _ratio(name, traces[index], traces[base], seed)
@@ -149,9 +157,10 @@ def _fill(row: Row, trace: Trace, seed: int) -> Row:
     if trace.failure is not None:
         status, reason = _status(trace.failure), str(trace.failure)
         return replace(row, status=status, reason=reason, **facts)
-    samples = np.concatenate(trace.rounds)
-    medians = stats.round_medians(trace.rounds)
-    seconds = np.array([batch.mean() / 1e9 for batch in trace.rounds])
+    rounds = list(trace.rounds.values())
+    samples = np.concatenate(rounds)
+    medians = stats.round_medians(rounds)
+    seconds = np.array([batch.mean() / 1e9 for batch in rounds])
     levels = (0.5, 0.9, 0.99)
     p50, p90, p99 = (_ms(stats.percentile(samples, p)) for p in levels)
     bounds = Percentiles(*(_ms(stats.upper_bound(samples, p)) for p in levels))
@@ -168,7 +177,7 @@ def _fill(row: Row, trace: Trace, seed: int) -> Row:
         estimate_ratio=_compared(row, p50),
         spinning_ms=float(np.median(trace.spin_ms)),
         samples=len(samples),
-        rounds=len(trace.rounds),
+        rounds=len(rounds),
         **facts,
     )
 
@@ -186,8 +195,13 @@ def _compared(row: Row, latency: float | None) -> float | None:
     return here / latency if here and latency and row.threads == 1 else None
 
 
-def _ratio(name: str, trace: Trace, base: Trace, seed: int) -> Ratio:
-    ratios = stats.round_medians(trace.rounds) / stats.round_medians(base.rounds)
+def _ratio(name: str, trace: Trace, base: Trace, seed: int) -> Ratio | None:
+    """Of the rounds that both took part in; None where there was none."""
+    shared = sorted(trace.rounds.keys() & base.rounds.keys())
+    if not shared:
+        return None
+    ratios = stats.round_medians([trace.rounds[k] for k in shared])
+    ratios = ratios / stats.round_medians([base.rounds[k] for k in shared])
     return Ratio(name, float(np.median(ratios)), *stats.bootstrap(ratios, seed))
 
 
@@ -197,7 +211,8 @@ def _status(failure: OdeDeployError) -> str:
     return "crashed" if isinstance(failure, Crashed) else "failed"
 
 
-def _error(report: ErrorReport | None) -> float | None:
+def certified(report: ErrorReport | None) -> float | None:
+    """The error that a row shows: the certified bound, or the largest seen."""
     if report is None:
         return None
     error = report.max if report.bound is None else report.bound

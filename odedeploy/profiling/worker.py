@@ -17,15 +17,18 @@ import gc
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from odedeploy.errors import FellShort
-from odedeploy.profiling import openers
+from odedeploy.profiling import openers, queries
 from odedeploy.profiling.energy import Counters
 
 STABLE = 0.05
@@ -33,6 +36,9 @@ STABLE = 0.05
 
 REFILLED_MS = 50.0
 """Latency from which the cost of cold caches is lost in the run itself."""
+
+PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux."""
 
 REST_STEP_NS, REST_LIMIT_NS = 5_000_000, 300_000_000
 
@@ -49,7 +55,7 @@ class Session:
     def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Load the artefact and the queries, and run the first of them."""
         self.energy = Counters()
-        self.queries = _queries(request["queries"])
+        self.queries = queries.load(request["queries"])
         self.turn = itertools.cycle(self.queries)
         start = openers.find(request["runtime"])(request)
         base = resident_mb()
@@ -106,16 +112,6 @@ class Session:
             latencies.append(self._run())
         gc.enable()
         return latencies
-
-
-def _queries(path: str) -> list[dict[str, np.ndarray]]:
-    """Arrays named ``"<query> <input>"`` in an .npz file, regrouped."""
-    queries: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for key in arrays.files:
-            index, _, name = key.partition(" ")
-            queries.setdefault(index, {})[name] = arrays[key]
-    return list(queries.values())
 
 
 def _check(outputs: Sequence[np.ndarray]) -> None:
@@ -181,8 +177,22 @@ def _psutil(field: str) -> float | None:
     return None if value is None else value / 1e6
 
 
+def _settle() -> None:
+    """Die with the parent and before it: Ctrl-C is the parent's, a parent that is killed takes a
+    hanging worker along, and where memory runs out Linux ends the worker that it is for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if sys.platform == "linux":
+        import ctypes
+
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def main() -> None:
     """Answer requests until stdin ends."""
+    _settle()
     requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
