@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from odedeploy.frontends.evaluation import TorchEvaluator
 from odedeploy.program import Plan
-from odedeploy.search import distilled, grids
+from odedeploy.search import distilled, gauss_newton, grids
 from odedeploy.search.grids import Densities, Steps
 from odedeploy.search.ladder import Ladder
 from odedeploy.search.learned import NAME, Families, inserted
@@ -45,6 +47,15 @@ fitted to some of the inputs that it is measured on, and does worse on others.""
 HANDICAP = 1.4
 """Factor by which a start from a better grid must lead to be preferred."""
 
+TRIAL, STEPS, GRID_STEPS = 3, 7, 4
+"""Gauss–Newton steps from a start that is tried, from the best of them, and of a grid."""
+
+TAILED = 4.0
+"""Power of the mean that the last steps minimise, which leans towards the largest errors."""
+
+CLOSURES = 20
+"""Evaluations of the loss by L-BFGS in place of one such step."""
+
 ENTRIES = 250_000
 """Entries of all states of the inputs that a fit runs on, which bounds its time."""
 
@@ -72,6 +83,7 @@ class Improvement:
         self.sites = study.layout.sites
         self.rungs: list[Rung] = []
         self._learned: dict[int, Plan] = {}
+        self._forward_mode = True
         self._densities: dict[int, list[Densities]] = {}
         splits = study.splits
         rows = _rows(study)
@@ -140,7 +152,7 @@ class Improvement:
             return math.inf
         moved = [self._note(plan, "grid") for plan in self._moved(starts)]
         plans = starts + [rung.plan for rung in moved if np.isfinite(rung.error)]
-        best = self._by_gradient(min(plans, key=judged.validate.tail), judged, 10 + 2 * n)
+        best = self._by_gradient(min(plans, key=judged.validate.tail), judged)
         return self._learn(n, min(starts, key=judged.validate.tail), best, judged)
 
     def _moved(self, starts: Sequence[Plan]) -> list[Plan]:
@@ -170,25 +182,27 @@ class Improvement:
         except (AssertionError, RuntimeError):  # torchdiffeq asserts that its steps stay large
             return []
 
-    def _by_gradient(self, start: Plan, judged: Judges, closures: int) -> Plan:
+    def _by_gradient(self, start: Plan, judged: Judges) -> Plan:
         """``start`` with its steps moved, where it has any to move."""
         steps = {s.site: Steps(s) for s in start.solves if self._free(s.site)}
-        parameters = [p for s in steps.values() for p in s.parameters if len(p) > 1]
-        if not parameters:
+        parameters = [p for s in steps.values() for p in s.parameters]
+        if all(len(p) < 2 for p in parameters):
             return start
 
-        def plan(written: Callable[[Steps], object]) -> Plan:
-            return Plan(
-                tuple(written(steps[s.site]) if s.site in steps else s for s in start.solves)  # type: ignore[misc]
-            )
+        def plan(values: Sequence[Tensor] = parameters) -> Plan:
+            left = iter(values)
+            return Plan(tuple(
+                steps[s.site].solve_plan([next(left) for _ in steps[s.site].parameters])
+                if s.site in steps else s
+                for s in start.solves
+            ))  # fmt: skip
 
         try:
-            descend(
-                parameters, lambda: plan(Steps.solve_plan), judged, closures,
-                spent=self.study.check_time,
-            )  # fmt: skip
+            self._fit_numbers(parameters, plan, judged, GRID_STEPS)
         finally:
-            found = plan(Steps.frozen)
+            found = Plan(tuple(
+                steps[s.site].frozen() if s.site in steps else s for s in start.solves
+            ))  # fmt: skip
             self._note(found, "grid")
         return found
 
@@ -209,11 +223,11 @@ class Improvement:
                 families = Families(self.sites, plan, order)
                 least = min((error for error, _ in fitted), default=math.inf)
                 if not fitted or judged.validate.tail(families.frozen()) <= HOPELESS * least:
-                    error = self._descend(families, judged, 10 + n, 2.0)
+                    error = self._fit_families(families, judged, TRIAL)
                     fitted.append((handicap * error, families))
             families = min(fitted, key=lambda found: found[0])[1]
-            self._descend(families, judged, 20 + 8 * n, 2.0)
-            self._descend(families, judged, 10 + 4 * n, 8.0)
+            self._fit_families(families, judged, STEPS)
+            self._fit_families(families, judged, TRIAL, TAILED)
         except (OutOfTime, KeyboardInterrupt):
             if fitted:
                 self._note(min(fitted, key=lambda found: found[0])[1].frozen(), NAME)
@@ -236,11 +250,36 @@ class Improvement:
                 spent=study.check_time,
             )  # fmt: skip
 
-    def _descend(self, families: Families, judged: Judges, closures: int, power: float) -> float:
+    def _fit_families(
+        self, families: Families, judged: Judges, steps: int, power: float = 2.0
+    ) -> float:
+        return self._fit_numbers(
+            families.parameters, families.plan, judged, steps, power, families.excess
+        )
+
+    def _fit_numbers(
+        self,
+        parameters: Sequence[Tensor],
+        plan: Callable[[Sequence[Tensor]], Plan],
+        judged: Judges,
+        steps: int,
+        power: float = 2.0,
+        excess: Callable[[Sequence[Tensor]], Tensor] | None = None,
+    ) -> float:
+        """By Gauss–Newton, or by L-BFGS for a model without forward derivatives."""
+        spent = self.study.check_time
+        if self._forward_mode:
+            try:
+                return gauss_newton.fit(parameters, plan, judged, steps, power, excess, spent)
+            except NotImplementedError:
+                self._forward_mode = False
+
+        def penalty() -> Tensor:
+            return torch.zeros(()) if excess is None else excess(parameters).square().sum()
+
         return descend(
-            families.parameters, families.plan, judged, closures, power, families.penalty,
-            self.study.check_time,
-        )  # fmt: skip
+            parameters, lambda: plan(parameters), judged, CLOSURES * steps, power, penalty, spent
+        )
 
     def _closed_form(self, start: Plan) -> list[Plan]:
         truth = grids.fine(self.sites)
