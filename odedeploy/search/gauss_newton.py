@@ -11,6 +11,7 @@ Marquardt's, in units of the diagonal.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -19,6 +20,10 @@ from torch.autograd import forward_ad
 
 from odedeploy.program import Plan
 from odedeploy.search.objective import Judges, Objective
+
+with warnings.catch_warnings():  # the first dual tensor of a process loads scripted functions
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import torch._decomp.decompositions_for_jvp  # noqa: F401
 
 DAMPING = 1e-4
 """Of the first step."""
