@@ -28,7 +28,7 @@ with warnings.catch_warnings():  # the first dual tensor of a process loads scri
 DAMPING = 1e-4
 """Of the first step."""
 
-EASIER, HARDER, TRIES = 0.2, 8.0, 5
+EASIER, HARDER, TRIES = 0.2, 10.0, 8
 """Factors of the damping after a step that lowers the loss and one that does not, and how often
 the latter is tried."""
 

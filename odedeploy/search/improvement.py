@@ -47,14 +47,17 @@ fitted to some of the inputs that it is measured on, and does worse on others.""
 HANDICAP = 1.4
 """Factor by which a start from a better grid must lead to be preferred."""
 
-TRIAL, STEPS, GRID_STEPS = 3, 7, 4
-"""Gauss–Newton steps from a start that is tried, from the best of them, and of a grid."""
+STEPS, GRID_STEPS = 8, 4
+"""Gauss–Newton steps of a learned solver and of a grid."""
 
 TAILED = 4.0
 """Power of the mean that the last steps minimise, which leans towards the largest errors."""
 
-CLOSURES = 20
+CLOSURES = 12
 """Evaluations of the loss by L-BFGS in place of one such step."""
+
+Write = Callable[[Sequence[Tensor]], Plan]
+"""The plan of values in place of its parameters."""
 
 ENTRIES = 250_000
 """Entries of all states of the inputs that a fit runs on, which bounds its time."""
@@ -83,7 +86,6 @@ class Improvement:
         self.sites = study.layout.sites
         self.rungs: list[Rung] = []
         self._learned: dict[int, Plan] = {}
-        self._forward_mode = True
         self._densities: dict[int, list[Densities]] = {}
         splits = study.splits
         rows = _rows(study)
@@ -198,7 +200,8 @@ class Improvement:
             ))  # fmt: skip
 
         try:
-            self._fit_numbers(parameters, plan, judged, GRID_STEPS)
+            self._descended(parameters, plan, judged, 10 + len(parameters))
+            self._settled(parameters, plan, judged, GRID_STEPS)
         finally:
             found = Plan(tuple(
                 steps[s.site].frozen() if s.site in steps else s for s in start.solves
@@ -223,11 +226,15 @@ class Improvement:
                 families = Families(self.sites, plan, order)
                 least = min((error for error, _ in fitted), default=math.inf)
                 if not fitted or judged.validate.tail(families.frozen()) <= HOPELESS * least:
-                    error = self._fit_families(families, judged, TRIAL)
+                    error = self._descended(
+                        families.parameters, families.plan, judged, 10 + n, families.excess
+                    )
                     fitted.append((handicap * error, families))
             families = min(fitted, key=lambda found: found[0])[1]
-            self._fit_families(families, judged, STEPS)
-            self._fit_families(families, judged, TRIAL, TAILED)
+            numbers = (families.parameters, families.plan, judged)
+            self._descended(*numbers, 20 + 2 * n, families.excess)
+            self._settled(*numbers, STEPS, 2.0, families.excess)
+            self._settled(*numbers, STEPS // 2, TAILED, families.excess)
         except (OutOfTime, KeyboardInterrupt):
             if fitted:
                 self._note(min(fitted, key=lambda found: found[0])[1].frozen(), NAME)
@@ -250,36 +257,44 @@ class Improvement:
                 spent=study.check_time,
             )  # fmt: skip
 
-    def _fit_families(
-        self, families: Families, judged: Judges, steps: int, power: float = 2.0
-    ) -> float:
-        return self._fit_numbers(
-            families.parameters, families.plan, judged, steps, power, families.excess
-        )
-
-    def _fit_numbers(
+    def _descended(
         self,
         parameters: Sequence[Tensor],
-        plan: Callable[[Sequence[Tensor]], Plan],
+        plan: Write,
+        judged: Judges,
+        closures: int,
+        excess: Callable[[Sequence[Tensor]], Tensor] | None = None,
+        power: float = 2.0,
+    ) -> float:
+        """By L-BFGS, which comes from far away; the tail error on validate."""
+
+        def penalty() -> Tensor:
+            return torch.zeros(()) if excess is None else excess(parameters).square().sum()
+
+        spent = self.study.check_time
+        return descend(
+            parameters, lambda: plan(parameters), judged, closures, power, penalty, spent
+        )
+
+    def _settled(
+        self,
+        parameters: Sequence[Tensor],
+        plan: Write,
         judged: Judges,
         steps: int,
         power: float = 2.0,
         excess: Callable[[Sequence[Tensor]], Tensor] | None = None,
     ) -> float:
-        """By Gauss–Newton, or by L-BFGS for a model without forward derivatives."""
-        spent = self.study.check_time
-        if self._forward_mode:
-            try:
-                return gauss_newton.fit(parameters, plan, judged, steps, power, excess, spent)
-            except NotImplementedError:
-                self._forward_mode = False
-
-        def penalty() -> Tensor:
-            return torch.zeros(()) if excess is None else excess(parameters).square().sum()
-
-        return descend(
-            parameters, lambda: plan(parameters), judged, CLOSURES * steps, power, penalty, spent
-        )
+        """By Gauss–Newton, which goes deeper, or for a model without forward derivatives by more
+        of L-BFGS; the tail error on validate.
+        """
+        try:
+            return gauss_newton.fit(
+                parameters, plan, judged, steps, power, excess, self.study.check_time
+            )
+        except NotImplementedError:
+            closures = CLOSURES * steps
+            return self._descended(parameters, plan, judged, closures, excess, power)
 
     def _closed_form(self, start: Plan) -> list[Plan]:
         truth = grids.fine(self.sites)
