@@ -35,6 +35,9 @@ COUNTS = (
 )  # fmt: skip
 """Evaluations that are tried, in this order."""
 
+UNIFORM = tuple(n for n in COUNTS if n % 4 == 0)
+"""Evaluations of uniform RK4."""
+
 FEWEST, MOST = 2, 24
 """Evaluations between which plans are fitted."""
 
@@ -90,44 +93,35 @@ def fewest(points: Sequence[Any], passes: Callable[[Any], bool]) -> int:
 
 
 def measure(book: Book, case: Case, tols: Sequence[float], groups: Sequence[str]) -> None:
-    """Every cell of one model and seed that the table needs."""
-    strict = min(tols)
+    """Every cell of one model and seed that the table needs; each tolerance is bisected."""
     if "adaptive" in groups:
         for tol in tols:
             fewest(SWEEP, lambda at, tol=tol: _error(book.cell(case, "adaptive", at)) <= tol)
     if "classical" in groups:
-        for n in COUNTS:
-            cell = book.cell(case, "classical", n)
-            if n >= max(EQUAL) and _error(cell) <= strict and _uniform(book, case, strict):
-                break
+        for n in EQUAL:
+            book.cell(case, "classical", n)
+        for tol in tols:
+            _classical(book, case, tol)
+            fewest(UNIFORM, lambda n, tol=tol:
+                   _error(book.cell(case, "classical", n), "rk4") <= tol)  # fmt: skip
     if "fitted" in groups:
         found = {line["rung"] for n in EQUAL for line in book.cell(case, "fitted", n)}
         for tol in tols:
-            few = _below_classical(book, case, tol)
+            few = [n for n in COUNTS[: _classical(book, case, tol)] if FEWEST <= n <= MOST]
             for rung in found & {"learned", "distilled"}:
                 fewest(few, lambda n, tol=tol, rung=rung:
                        _error(book.cell(case, "fitted", n), rung) <= tol)  # fmt: skip
 
 
-def _below_classical(book: Book, case: Case, tol: float) -> list[int]:
-    """Evaluations at which a fitted plan would pay: fewer than the best classical plan's."""
-    few = [n for n in COUNTS if FEWEST <= n <= MOST]
-    for place, n in enumerate(few):
-        if _error(book.cell(case, "classical", n)) <= tol:
-            return few[:place]
-    return few
+def _classical(book: Book, case: Case, tol: float) -> int:
+    """The place in ``COUNTS`` of the fewest evaluations with which a classical plan keeps tol."""
+    return fewest(COUNTS, lambda n: _error(book.cell(case, "classical", n)) <= tol)
 
 
 def _error(cell: Cell, rung: str | None = None) -> float:
     """The 0.99 quantile of a cell's rung, or of its best one."""
     lines = [line for line in cell if line["rung"] and rung in (None, line["rung"])]
     return min((line["q99"] for line in lines), default=float("inf"))
-
-
-def _uniform(book: Book, case: Case, tol: float) -> bool:
-    """Whether uniform RK4 has kept ``tol`` yet."""
-    own = (line for line in book.lines if line["rung"] == "rk4" and line["model"] == case.name)
-    return any(line["q99"] <= tol for line in own if line["seed"] == case.seed)
 
 
 def _told(line: dict[str, Any]) -> str:

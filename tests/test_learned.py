@@ -37,6 +37,7 @@ from odedeploy.reference import solve
 from odedeploy.search import (
     Candidate,
     Splits,
+    gauss_newton,
     grids,
     improvement,
     judge,
@@ -48,6 +49,7 @@ from odedeploy.search.grids import Steps
 from odedeploy.search.improvement import Improvement
 from odedeploy.search.learned import AMPLIFICATION, Families, Family, inserted
 from odedeploy.search.leastsquares import least_squares
+from odedeploy.search.measure import errors_of
 from odedeploy.search.objective import descend, judges
 from odedeploy.search.planning import order
 from odedeploy.solvers import SOLVERS
@@ -252,7 +254,7 @@ def test_noise_amplification_is_penalised_beyond_its_cap() -> None:
         plan = Plan((replace(solve_plan("s", SOLVERS["euler"], Grid.uniform(0, 1, 2)),
                              program=program),))  # fmt: skip
         families = Families((_site((0.0, 1.0)),), plan, 1)
-        assert float(families.penalty().detach()) == pytest.approx(excess**2)
+        assert float(families.excess().square().sum().detach()) == pytest.approx(excess**2)
 
 
 # Grids.
@@ -358,6 +360,54 @@ def test_a_fit_for_agreement_keeps_decisions_better_than_one_for_outputs() -> No
         )
         changed[metric] = np.count_nonzero(margin_used(out, ref) >= 1)
     assert 0 < changed["agreement"] < 0.7 * changed["output"]
+
+
+def test_gauss_newton_goes_on_where_gradients_settle(decay: odedeploy.OdeGraph) -> None:
+    splits, reference = _prepared(decay)
+    evaluator, start = live(decay), _classical(decay, "ab3_midpoint", 6)
+    families = Families(decay.sites, start, 1)
+    numbers = families.parameters, families.plan
+    with judges(evaluator, splits.fit, splits.validate, reference) as judged:
+        slow = descend(*numbers, judged, 40)
+        fast = gauss_newton.fit(*numbers, judged, 4, excess=families.excess)
+        assert judged.validate.tail(families.frozen()) == pytest.approx(fast, rel=1e-3)
+    assert fast < 0.7 * slow
+
+
+class _Doubled(torch.autograd.Function):
+    """2 x, without a forward derivative."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return 2 * gradient
+
+
+class Opaque(nn.Module):
+    def forward(self, y: Tensor) -> Tensor:
+        times = torch.tensor([0.0, 1.0])
+        return odeint(lambda t, y: _Doubled.apply(torch.sin(y + t)), y, times)[-1]
+
+
+def test_without_forward_derivatives_fits_go_by_gradients() -> None:
+    inputs = {"y": torch.randn(400, 3, generator=torch.Generator().manual_seed(0)).numpy()}
+    graph = odedeploy.capture(Opaque(), inputs)
+    evaluator, spec = live(graph), replace(SPEC, solver="learned", nfe=4, tol=0.5)
+    splits = split(inputs, spec)
+    reference = solve(evaluator, graph.sites, splits.inputs, spec.tol)
+    start = _classical(graph, "euler", 4)
+    with judges(evaluator, splits.fit, splits.validate, reference) as judged:
+        families = Families(graph.sites, start, 1)
+        with pytest.raises(NotImplementedError):
+            gauss_newton.fit(families.parameters, families.plan, judged, 1)
+    found = search(evaluator, graph.sites, spec, splits, reference)
+    assert found.best.kind == "learned"
+    assert found.best.error < 0.1 * errors_of(
+        evaluator, start, splits.validate, reference
+    ).max()
 
 
 # The whole search.

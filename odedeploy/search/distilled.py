@@ -67,7 +67,7 @@ def distil(
 
     def penalty() -> Tensor:
         held = pull * torch.stack([b.distance() for b in biases]).sum()
-        return held + families.penalty() if families else held
+        return held + families.excess().square().sum() if families else held
 
     with suppress(OutOfTime, KeyboardInterrupt):
         for power, share in ((2.0, SHARE), (8.0, 1 - SHARE)):

@@ -148,20 +148,20 @@ class Steps:
             logits = np.log(np.maximum(shares - SHORTEST / len(shares), 1e-3 / len(shares)))
             self.parameters.append(torch.tensor(logits, requires_grad=True))
 
-    def times(self) -> list[Tensor]:
-        """Step boundaries, those at output times pinned."""
+    def times(self, values: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Step boundaries, those at output times pinned; of ``parameters``, or of ``values``."""
         grid = self.solve.grid
         times = [torch.tensor(grid.times[0], dtype=torch.float64)]
-        for logits, (first, last) in zip(self.parameters, self.intervals, strict=True):
+        for logits, (first, last) in zip(values or self.parameters, self.intervals, strict=True):
             start, end = grid.times[first], grid.times[last]
             shares = (1 - SHORTEST) * torch.softmax(logits, 0) + SHORTEST / len(logits)
             inner = start + (end - start) * torch.cumsum(shares, 0)[:-1]
             times += [*inner.unbind(), torch.tensor(end, dtype=torch.float64)]
         return times
 
-    def solve_plan(self) -> SolvePlan:
-        """The method on this grid with gradients to the step sizes."""
-        program = write(self.method, self.times(), self.solve.grid.outputs)  # type: ignore[arg-type]
+    def solve_plan(self, values: Sequence[Tensor] | None = None) -> SolvePlan:
+        """The method on the grid of ``parameters``, or of ``values``, gradients alive."""
+        program = write(self.method, self.times(values), self.solve.grid.outputs)  # type: ignore[arg-type]
         return SolvePlan(self.solve.site, self.solve.solver, self.solve.grid, program)
 
     def frozen(self) -> SolvePlan:

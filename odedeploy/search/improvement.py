@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from odedeploy.frontends.evaluation import TorchEvaluator
 from odedeploy.program import Plan
-from odedeploy.search import distilled, grids
+from odedeploy.search import distilled, gauss_newton, grids
 from odedeploy.search.grids import Densities, Steps
 from odedeploy.search.ladder import Ladder
 from odedeploy.search.learned import NAME, Families, inserted
@@ -44,6 +46,18 @@ fitted to some of the inputs that it is measured on, and does worse on others.""
 
 HANDICAP = 1.4
 """Factor by which a start from a better grid must lead to be preferred."""
+
+STEPS, GRID_STEPS = 8, 4
+"""Gauss–Newton steps of a learned solver and of a grid."""
+
+TAILED = 4.0
+"""Power of the mean that the last steps minimise, which leans towards the largest errors."""
+
+CLOSURES = 12
+"""Evaluations of the loss by L-BFGS in place of one such step."""
+
+Write = Callable[[Sequence[Tensor]], Plan]
+"""The plan of values in place of its parameters."""
 
 ENTRIES = 250_000
 """Entries of all states of the inputs that a fit runs on, which bounds its time."""
@@ -140,7 +154,7 @@ class Improvement:
             return math.inf
         moved = [self._note(plan, "grid") for plan in self._moved(starts)]
         plans = starts + [rung.plan for rung in moved if np.isfinite(rung.error)]
-        best = self._by_gradient(min(plans, key=judged.validate.tail), judged, 10 + 2 * n)
+        best = self._by_gradient(min(plans, key=judged.validate.tail), judged)
         return self._learn(n, min(starts, key=judged.validate.tail), best, judged)
 
     def _moved(self, starts: Sequence[Plan]) -> list[Plan]:
@@ -170,25 +184,28 @@ class Improvement:
         except (AssertionError, RuntimeError):  # torchdiffeq asserts that its steps stay large
             return []
 
-    def _by_gradient(self, start: Plan, judged: Judges, closures: int) -> Plan:
+    def _by_gradient(self, start: Plan, judged: Judges) -> Plan:
         """``start`` with its steps moved, where it has any to move."""
         steps = {s.site: Steps(s) for s in start.solves if self._free(s.site)}
-        parameters = [p for s in steps.values() for p in s.parameters if len(p) > 1]
-        if not parameters:
+        parameters = [p for s in steps.values() for p in s.parameters]
+        if all(len(p) < 2 for p in parameters):
             return start
 
-        def plan(written: Callable[[Steps], object]) -> Plan:
-            return Plan(
-                tuple(written(steps[s.site]) if s.site in steps else s for s in start.solves)  # type: ignore[misc]
-            )
+        def plan(values: Sequence[Tensor] = parameters) -> Plan:
+            left = iter(values)
+            return Plan(tuple(
+                steps[s.site].solve_plan([next(left) for _ in steps[s.site].parameters])
+                if s.site in steps else s
+                for s in start.solves
+            ))  # fmt: skip
 
         try:
-            descend(
-                parameters, lambda: plan(Steps.solve_plan), judged, closures,
-                spent=self.study.check_time,
-            )  # fmt: skip
+            self._descended(parameters, plan, judged, 10 + len(parameters))
+            self._settled(parameters, plan, judged, GRID_STEPS)
         finally:
-            found = plan(Steps.frozen)
+            found = Plan(tuple(
+                steps[s.site].frozen() if s.site in steps else s for s in start.solves
+            ))  # fmt: skip
             self._note(found, "grid")
         return found
 
@@ -209,11 +226,15 @@ class Improvement:
                 families = Families(self.sites, plan, order)
                 least = min((error for error, _ in fitted), default=math.inf)
                 if not fitted or judged.validate.tail(families.frozen()) <= HOPELESS * least:
-                    error = self._descend(families, judged, 10 + n, 2.0)
+                    error = self._descended(
+                        families.parameters, families.plan, judged, 10 + n, families.excess
+                    )
                     fitted.append((handicap * error, families))
             families = min(fitted, key=lambda found: found[0])[1]
-            self._descend(families, judged, 20 + 8 * n, 2.0)
-            self._descend(families, judged, 10 + 4 * n, 8.0)
+            numbers = (families.parameters, families.plan, judged)
+            self._descended(*numbers, 20 + 2 * n, families.excess)
+            self._settled(*numbers, STEPS, 2.0, families.excess)
+            self._settled(*numbers, STEPS // 2, TAILED, families.excess)
         except (OutOfTime, KeyboardInterrupt):
             if fitted:
                 self._note(min(fitted, key=lambda found: found[0])[1].frozen(), NAME)
@@ -236,11 +257,44 @@ class Improvement:
                 spent=study.check_time,
             )  # fmt: skip
 
-    def _descend(self, families: Families, judged: Judges, closures: int, power: float) -> float:
+    def _descended(
+        self,
+        parameters: Sequence[Tensor],
+        plan: Write,
+        judged: Judges,
+        closures: int,
+        excess: Callable[[Sequence[Tensor]], Tensor] | None = None,
+        power: float = 2.0,
+    ) -> float:
+        """By L-BFGS, which comes from far away; the tail error on validate."""
+
+        def penalty() -> Tensor:
+            return torch.zeros(()) if excess is None else excess(parameters).square().sum()
+
+        spent = self.study.check_time
         return descend(
-            families.parameters, families.plan, judged, closures, power, families.penalty,
-            self.study.check_time,
-        )  # fmt: skip
+            parameters, lambda: plan(parameters), judged, closures, power, penalty, spent
+        )
+
+    def _settled(
+        self,
+        parameters: Sequence[Tensor],
+        plan: Write,
+        judged: Judges,
+        steps: int,
+        power: float = 2.0,
+        excess: Callable[[Sequence[Tensor]], Tensor] | None = None,
+    ) -> float:
+        """By Gauss–Newton, which goes deeper, or for a model without forward derivatives by more
+        of L-BFGS; the tail error on validate.
+        """
+        try:
+            return gauss_newton.fit(
+                parameters, plan, judged, steps, power, excess, self.study.check_time
+            )
+        except NotImplementedError:
+            closures = CLOSURES * steps
+            return self._descended(parameters, plan, judged, closures, excess, power)
 
     def _closed_form(self, start: Plan) -> list[Plan]:
         truth = grids.fine(self.sites)

@@ -32,6 +32,10 @@ NEGLIGIBLE = 1e-9
 """Coefficients of at most this share of the interval are left out."""
 
 
+Values = Sequence[Tensor]
+"""Tensors in place of the parameters of a family, or of several one after the other."""
+
+
 class Family:
     """The methods of n stages for one solve, parametrised around ``start``.
 
@@ -47,54 +51,70 @@ class Family:
         self.length = site.times[-1] - site.times[0]
         ends = (np.array(site.times) - self.t0) / self.length
         self.ends = torch.tensor(ends[1:])
-        n = start.stages
-        self.lower = torch.tril(torch.ones(n, n, dtype=torch.float64), -1)
-        self.rows = torch.tensor(start.rows / self.length, requires_grad=True)
-        self.weights = torch.tensor(start.weights[1:] / self.length, requires_grad=True)
-        self.shifts = torch.zeros(n, dtype=torch.float64, requires_grad=decoupled)
-        self.parameters = [self.rows, self.weights, *([self.shifts] if decoupled else [])]
+        rows = [row[:i] for i, row in enumerate(start.rows)][1:]
+        self.parameters = [
+            torch.tensor(x / self.length, requires_grad=True) for x in (start.weights[1:], *rows)
+        ]
+        self.decoupled = decoupled
+        if decoupled:
+            shifts = torch.zeros(start.stages, dtype=torch.float64, requires_grad=True)
+            self.parameters.append(shifts)
 
-    def numbers(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Stage times (n,), rows (n, n) and weights (outputs, n) over the unit interval."""
-        rows = self.rows * self.lower
-        nodes = rows.sum(dim=1)
-        times = nodes + SHIFT * torch.tanh(self.shifts)
-        return times, rows, self._projected(nodes, times)
+    def numbers(self, values: Values | None = None) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Stage times, rows (0,) … (n − 1,) and weights (outputs, n) over the unit interval.
 
-    def _projected(self, nodes: Tensor, times: Tensor) -> Tensor:
+        They are those of ``parameters``, or of ``values`` in their place: weights, rows from the
+        second on and, if decoupled, shifts. A stage is a function of its own row alone, so that
+        derivatives to another cost it nothing.
+        """
+        weights, *rows = self.parameters if values is None else values
+        shifts = rows.pop().unbind() if self.decoupled else []
+        rows = [weights.new_zeros(0), *rows]
+        nodes = [row.sum() for row in rows]
+        times = nodes
+        if shifts:
+            times = [c + SHIFT * torch.tanh(s) for c, s in zip(nodes, shifts, strict=True)]
+        return times, rows, self._projected(torch.stack(nodes), torch.stack(times), weights)
+
+    def _projected(self, nodes: Tensor, times: Tensor, weights: Tensor) -> Tensor:
         """b − M⁺(M b − r): the nearest weights that keep the order conditions."""
         conditions, values = [torch.ones_like(nodes)], [self.ends]
         if self.order == 2:
             conditions.append(nodes)
             values.append(self.ends**2 / 2)
-            if self.shifts.requires_grad:
+            if self.decoupled:
                 conditions.append(times)
                 values.append(self.ends**2 / 2)
         m, r = torch.stack(conditions), torch.stack(values)
-        nearest: Tensor = self.weights - (torch.linalg.pinv(m) @ (m @ self.weights.T - r)).T
+        nearest: Tensor = weights - (torch.linalg.pinv(m) @ (m @ weights.T - r)).T
         return nearest
 
-    def amplification(self) -> Tensor:
+    def amplification(self, values: Values | None = None) -> Tensor:
         """The largest Σ|b| of an output over the unit interval."""
-        return self.numbers()[2].abs().sum(dim=1).max()
+        return self.numbers(values)[2].abs().sum(dim=1).max()
 
-    def solve_plan(self) -> SolvePlan:
-        """The method with gradients to its parameters."""
-        times, rows, weights = self.numbers()
+    def solve_plan(self, values: Values | None = None) -> SolvePlan:
+        """The method of ``parameters``, or of ``values`` in their place, gradients alive."""
+        times, rows, weights = self.numbers(values)
         program = written_out(
-            (self.t0 + self.length * times).unbind(),
-            [(self.length * row[:i]).unbind() for i, row in enumerate(rows)],
+            [self.t0 + self.length * time for time in times],
+            [(self.length * row).unbind() for row in rows],
             [(), *((self.length * row).unbind() for row in weights)],
         )
         return SolvePlan(self.site.name, NAME, self._grid, program)
 
     def frozen(self) -> SolvePlan:
         """The method as plain data."""
-        with torch.no_grad():
-            times, rows, weights = (x.numpy() for x in self.numbers())
-        weights = np.vstack([np.zeros(len(times)), weights])
+        fixed = [parameter.detach() for parameter in self.parameters]
+        times, rows, weights = self.numbers(fixed)
+        n = len(times)
+        full = np.zeros((n, n))
+        for i, row in enumerate(rows):
+            full[i, :i] = row.numpy()
         dense = Dense(
-            self.t0 + self.length * times, self.length * rows, self.length * weights
+            self.t0 + self.length * torch.stack(times).numpy(),
+            self.length * full,
+            self.length * np.vstack([np.zeros(n), weights.numpy()]),
         )
         program = contract(dense, NEGLIGIBLE * abs(self.length))
         return SolvePlan(self.site.name, NAME, self._grid, program)
@@ -117,18 +137,31 @@ class Families:
         self.families = [solve for solve in self._solves if isinstance(solve, Family)]
         self.parameters = [p for family in self.families for p in family.parameters]
 
-    def plan(self) -> Plan:
-        """With gradients to ``parameters``."""
-        return Plan(tuple(s.solve_plan() if isinstance(s, Family) else s for s in self._solves))
+    def plan(self, values: Values | None = None) -> Plan:
+        """The plan of ``parameters``, or of ``values`` in their place, gradients alive."""
+        parts = iter(self._parts(values))
+        return Plan(
+            tuple(s.solve_plan(next(parts)) if isinstance(s, Family) else s for s in self._solves)
+        )
 
     def frozen(self) -> Plan:
         """As plain data."""
         return Plan(tuple(s.frozen() if isinstance(s, Family) else s for s in self._solves))
 
-    def penalty(self) -> Tensor:
-        """Zero up to ``AMPLIFICATION``, then quadratic."""
-        excess = [(f.amplification() - AMPLIFICATION).clamp(min=0) for f in self.families]
-        return torch.stack(excess).square().sum()
+    def excess(self, values: Values | None = None) -> Tensor:
+        """Amplification beyond ``AMPLIFICATION``, by family; its square is the penalty."""
+        pairs = zip(self.families, self._parts(values), strict=True)
+        return torch.stack(
+            [(f.amplification(part) - AMPLIFICATION).clamp(min=0) for f, part in pairs]
+        )
+
+    def _parts(self, values: Values | None) -> list[Values | None]:
+        """``values`` by family."""
+        if values is None:
+            return [None] * len(self.families)
+        ends = np.cumsum([len(f.parameters) for f in self.families])
+        return [values[end - len(f.parameters) : end] for f, end in
+                zip(self.families, ends, strict=True)]  # fmt: skip
 
 
 def inserted(plan: Plan, sites: Sequence[Site]) -> Plan:

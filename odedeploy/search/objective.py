@@ -55,49 +55,50 @@ class Objective:
 
     def __call__(self, plan: Plan, power: float) -> Tensor:
         """log of the ``power`` mean of the error, squared, beside that of the states, 0-d."""
-        outputs, states = self._squares(plan)
-        parts = [(1.0, outputs), (1.0 if outputs is None else STATES, states)]
-        found = [w * (e.pow(power / 2).mean() + 1e-300).log() * (2 / power)
-                 for w, e in parts if e is not None]  # fmt: skip
+        found = [w * (_squares(r).pow(power / 2).mean() + 1e-300).log() * (2 / power)
+                 for w, r in self.residuals(plan)]  # fmt: skip
         return torch.stack(found).sum()
 
     def tail(self, plan: Plan) -> float:
         """The ``TAIL`` mean of the error, infinite where a solve leaves the finite numbers."""
         with torch.no_grad():
-            outputs, states = self._squares(plan)
-            squares = states if outputs is None else outputs
-            assert squares is not None
-            value = float(squares.pow(TAIL / 2).mean()) ** (1 / TAIL)
+            _, residuals = self.residuals(plan)[0]
+            value = float(_squares(residuals).pow(TAIL / 2).mean()) ** (1 / TAIL)
         return value if np.isfinite(value) else np.inf
 
-    def _squares(self, plan: Plan) -> tuple[Tensor | None, Tensor | None]:
-        """Squared errors of outputs and of states, each summed over names, (rows,)."""
+    def residuals(self, plan: Plan) -> list[tuple[float, Tensor]]:
+        """Weight in the loss and residuals (rows, entries), first of outputs, then of states.
+
+        A row's squares sum to its squared error.
+        """
         outputs, states = self._forward(plan)
         lost = torch.is_grad_enabled() and not any(y.requires_grad for y in outputs.values())
         self._states_only = self._states_only or lost
         named = {} if self._states_only else self._outputs
-        out, of_states = (
-            [target(found[name]) for name, target in targets.items()]
+        kinds = [
+            torch.cat([target(found[name]) for name, target in targets.items()], dim=1)
             for targets, found in ((named, outputs), (self._states, states))
-        )
-        if not (out or of_states):
+            if targets
+        ]
+        if not kinds:
             raise ValueError("nothing to fit")
-        return (_sum(out), _sum(of_states))
+        return list(zip((1.0, STATES), kinds, strict=False))
 
 
 class _Target:
-    """Squared relative errors, (rows,)."""
+    """Differences from the truth in units of its norm, (rows, entries)."""
 
     def __init__(self, array: np.ndarray, floor: float) -> None:
         self._truth = torch.from_numpy(np.ascontiguousarray(array)).double().flatten(1)
-        self._scale = self._truth.square().sum(1).clamp(min=floor**2)
+        self._scale = self._truth.norm(dim=1, keepdim=True).clamp(min=floor)
 
     def __call__(self, found: Tensor) -> Tensor:
-        return (found.double().flatten(1) - self._truth).square().sum(1) / self._scale
+        missed: Tensor = (found.double().flatten(1) - self._truth) / self._scale
+        return missed
 
 
 class _Decisions:
-    """Squared shares of the margins that scores use up, summed over classes and places, (rows,)."""
+    """Shares of the margins that scores use up, (rows, classes and places)."""
 
     def __init__(self, array: np.ndarray, margins: Margins) -> None:
         self._truth = torch.from_numpy(np.ascontiguousarray(array)).double()
@@ -105,16 +106,16 @@ class _Decisions:
 
     def __call__(self, found: Tensor) -> Tensor:
         moved = found.double() - self._truth
-        used = (moved - moved.gather(1, self._best)) / self._widths
-        return used.flatten(1).square().sum(1)
+        used: Tensor = (moved - moved.gather(1, self._best)) / self._widths
+        return used.flatten(1)
 
 
 def _target(array: np.ndarray, margins: Margins | None) -> _Target | _Decisions:
     return _Target(array, floor_of(array)) if margins is None else _Decisions(array, margins)
 
 
-def _sum(parts: Sequence[Tensor]) -> Tensor | None:
-    return torch.stack(list(parts)).sum(0) if parts else None
+def _squares(residuals: Tensor) -> Tensor:
+    return residuals.square().sum(1)
 
 
 @dataclass(frozen=True)
