@@ -33,6 +33,13 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(help="Stretch or shrink the model's own recipe to this length.")
     ] = None,
+    regularise: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WEIGHT",
+            help="Make it cheap to solve: kinetic, jacobian, local-error, end-time; repeatable.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over instead of resuming the checkpoint.")
@@ -50,8 +57,8 @@ def train(
         from odedeploy import models
 
         result = models.train(
-            name, folder=folder, data=data, seed=seed, epochs=epochs, device=device, fresh=fresh,
-            report=report,
+            name, folder=folder, data=data, seed=seed, epochs=epochs, regularise=regularise or (),
+            device=device, fresh=fresh, report=report,
         )  # fmt: skip
     if as_json:
         files = {key: str(getattr(result, key)) for key in ("checkpoint", "weights", "card_file")}

@@ -7,7 +7,7 @@ and one line in ``MODELS`` makes it known. Nothing is loaded before a model is a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -115,6 +115,7 @@ def train(
     data: Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
+    regularise: Sequence[str] = (),
     device: str = "auto",
     fresh: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
@@ -123,18 +124,21 @@ def train(
 
     A checkpoint of the same run in ``folder`` is resumed; ``fresh`` starts over. ``data`` is the
     folder of the data set; without it the files are fetched once. ``epochs`` stretches or shrinks
-    the model's own recipe. ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    the model's own recipe. ``regularise`` are texts NAME=WEIGHT of the table ``regularisers``, in
+    place of the recipe's own. ``device`` is ``auto``, ``cpu`` or ``cuda``.
 
-    Raises UnknownName for the name or device, BadInput for unusable data, folder, seed, epochs or
-    a checkpoint of another run, Diverged for a loss that is not finite, Unusable without CUDA.
+    Raises UnknownName for the name, device or regulariser, BadInput for unusable data, folder,
+    seed, epochs, weight, a model that cannot be regularised or a checkpoint of another run, Diverged for a loss that is not finite, Unusable without CUDA.
     """
     module = _trainable(name)
-    from odedeploy.models import publishing, training
+    from odedeploy.models import publishing, regularisers, training
 
     training.place(device)
+    weights = regularisers.parse(regularise)
     _make(folder)
     task = module.task(data)
     recipe = task.recipe if epochs is None else task.recipe.lasting(epochs)
+    recipe = recipe.regularised(weights) if weights else recipe
     checkpoint = folder / f"{name}.ckpt"
     asked = replace(task, recipe=recipe)
     training.run(asked, checkpoint, seed=seed, device=device, fresh=fresh, report=report)

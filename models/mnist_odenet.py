@@ -19,7 +19,7 @@ from torchdiffeq import odeint_adjoint
 
 from odedeploy.models import classification, mnist, publishing
 from odedeploy.models.mnist_layers import CHANNELS, VectorField, head, stem
-from odedeploy.models.tasks import Task
+from odedeploy.models.tasks import Task, Through
 
 NAME = "mnist-odenet"
 RECIPE = replace(classification.RECIPE, tolerances=(1e-2,) * 6 + (1e-5,) * 2)
@@ -29,7 +29,8 @@ class OdeNet(nn.Module):
     """Stem, ODE block, head: images (batch, 1, 28, 28) in [0, 1] → logits (batch, 10).
 
     ``tolerance`` is rtol = atol of the adaptive solve, forward; ``adjoint_tolerance`` the same of
-    the adjoint's backward solve. Both may be set between training steps.
+    the adjoint's backward solve. Both may be set between training steps. ``through``, where it is
+    set, solves instead.
     """
 
     def __init__(self, channels: int = CHANNELS, tolerance: float = 1e-5) -> None:
@@ -39,6 +40,7 @@ class OdeNet(nn.Module):
         self.head = head(channels)
         self.tolerance = tolerance
         self.adjoint_tolerance = tolerance
+        self.through: Through | None = None
 
     @property
     def evaluations(self) -> int:
@@ -47,6 +49,11 @@ class OdeNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         y0 = self.stem(image)
+        y1 = self._solve(y0) if self.through is None else self.through(self.field, y0, 0.0, 1.0)
+        logits: Tensor = self.head(y1)
+        return logits
+
+    def _solve(self, y0: Tensor) -> Tensor:
         times = torch.tensor([0.0, 1.0], dtype=y0.dtype, device=y0.device)
         trajectory = odeint_adjoint(
             self.field,
@@ -59,8 +66,8 @@ class OdeNet(nn.Module):
             adjoint_atol=self.adjoint_tolerance,
             adjoint_options={"norm": "seminorm"},
         )
-        logits: Tensor = self.head(trajectory[-1])
-        return logits
+        y1: Tensor = trajectory[-1]
+        return y1
 
 
 def build() -> tuple[OdeNet, dict[str, np.ndarray]]:

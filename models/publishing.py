@@ -63,15 +63,16 @@ def shipped_weights(name: str) -> dict[str, Tensor]:
 
 
 def _card(task: Task, saved: Checkpoint, model: nn.Module, weights: bytes) -> dict[str, Any]:
-    command = f"odedeploy train {task.name} --seed {saved.seed}"
-    if saved.recipe["epochs"] != task.recipe.epochs:
-        command += f" --epochs {saved.recipe['epochs']}"
+    listed = {
+        "tolerances": list(saved.recipe["tolerances"]),
+        "regularisers": dict(saved.recipe.get("regularisers", ())),
+    }
     return {
         "name": task.name,
         "data": dict(task.data),
-        "command": command,
+        "command": _command(task, saved),
         "seed": saved.seed,
-        "recipe": saved.recipe | {"tolerances": list(saved.recipe["tolerances"])},
+        "recipe": saved.recipe | listed,
         "steps": {"done": saved.step, "planned": saved.schedule["total_steps"]},
         "seconds": round(saved.seconds, 1),
         "tolerance": getattr(model, "tolerance", None),
@@ -86,3 +87,14 @@ def _card(task: Task, saved: Checkpoint, model: nn.Module, weights: bytes) -> di
             "torchdiffeq": version("torchdiffeq"),
         },
     }
+
+
+def _command(task: Task, saved: Checkpoint) -> str:
+    """The command that trains such a model again."""
+    command = f"odedeploy train {task.name} --seed {saved.seed}"
+    if saved.recipe["epochs"] != task.recipe.epochs:
+        command += f" --epochs {saved.recipe['epochs']}"
+    weights = saved.recipe.get("regularisers", ())
+    if weights != task.recipe.regularisers:
+        command += "".join(f" --regularise {name}={weight:g}" for name, weight in weights)
+    return command

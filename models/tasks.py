@@ -13,6 +13,11 @@ from odedeploy.errors import BadInput
 
 Batch = tuple[Tensor, ...]
 Metrics = dict[str, float]
+Weighted = tuple[tuple[str, float], ...]
+"""Pairs of name and weight."""
+
+Through = Callable[[nn.Module, Tensor, float, float], Tensor]
+"""(field, start, t0, t1) → the state at t1, the field being called as field(t, y)."""
 
 
 class Solving(Protocol):
@@ -29,6 +34,16 @@ class Solving(Protocol):
     def evaluations(self) -> int: ...
 
 
+class Regularisable(Protocol):
+    """What a model that can be regularised provides, an ``nn.Module``.
+
+    It solves by ``through(field, start, t0, t1)``, which gives the state at t1, where one is set,
+    and by its own solve where it is None.
+    """
+
+    through: Through | None
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a model is trained: AdamW with a one-cycle learning rate and clipped gradients.
@@ -36,6 +51,9 @@ class Recipe:
     ``tolerances`` gives rtol = atol, forward and adjoint, for each epoch; it is empty for a model
     that solves nothing in training. ``averaging`` is the decay per step of the weights' moving
     average, which is measured and published instead of the last weights; 0 keeps none.
+    ``regularisers`` are names of ``regularisers.REGULARISERS`` with their weights; a model with
+    any is trained through fixed steps, without tolerances. ``start`` names the reference model
+    whose shipped weights training starts from, where it does not start from random ones.
     """
 
     epochs: int
@@ -45,6 +63,8 @@ class Recipe:
     weight_decay: float = 1e-2
     clip: float = 1.0
     averaging: float = 0.0
+    regularisers: Weighted = ()
+    start: str = ""
 
     def __post_init__(self) -> None:
         if len(self.tolerances) not in (0, self.epochs):
@@ -52,6 +72,8 @@ class Recipe:
                 f"A recipe of {self.epochs} epochs has {len(self.tolerances)} tolerances; "
                 "give one for each epoch, or none."
             )
+        if self.regularisers and self.tolerances:
+            raise BadInput("A regularised recipe solves by fixed steps; give it no tolerances.")
 
     def lasting(self, epochs: int) -> Recipe:
         """The same recipe, its course of tolerances too, over ``epochs`` epochs.
@@ -64,13 +86,18 @@ class Recipe:
         course = tuple(self.tolerances[k] for k in last if self.tolerances)
         return replace(self, epochs=epochs, tolerances=course)
 
+    def regularised(self, weights: Weighted) -> Recipe:
+        """The same recipe with these regularisers, and therefore by fixed steps."""
+        return replace(self, tolerances=(), regularisers=weights)
+
 
 @dataclass(frozen=True)
 class Task:
     """What is trained, and all that the loop does not know about it.
 
-    ``model`` makes an untrained module, with weights drawn from torch's global generator; it is a
-    ``Solving`` one when the recipe has tolerances. ``batch`` takes the rows (n,) of ``size``
+    ``model`` makes the module that training starts from, with weights drawn from torch's global
+    generator unless the recipe says where they are from; it is a ``Solving`` one when the recipe
+    has tolerances. ``batch`` takes the rows (n,) of ``size``
     training examples and a generator for what is random in them. ``loss`` gives a batch's scalar
     loss and its metrics. ``held_out`` and ``test`` measure a trained module; ``test`` is empty
     without test data. ``data`` describes the data set for the model card.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import cast
 
@@ -20,8 +20,9 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from odedeploy.errors import BadInput, Diverged, UnknownName, Unusable
+from odedeploy.models import regularisers
 from odedeploy.models.checkpoint import Checkpoint, read, save, sweep
-from odedeploy.models.tasks import Batch, Metrics, Progress, Solving, Task
+from odedeploy.models.tasks import Batch, Metrics, Progress, Recipe, Solving, Task
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -74,6 +75,8 @@ def run(
             f"{task.recipe.batch}; give more data."
         )
     where = place(device)
+    if task.recipe.regularisers:
+        task = regularisers.regularised(task)
     model = initial(task, seed).to(where).train()
     optimizer, schedule = _optimisation(task, model)
     average = _average(task, model)
@@ -187,6 +190,11 @@ def _progress(
     )
 
 
+def _before() -> dict[str, object]:
+    """What a checkpoint means that was written before a field of the recipe was thought of."""
+    return {field.name: field.default for field in fields(Recipe)}
+
+
 def _resume(
     path: Path,
     task: Task,
@@ -199,7 +207,8 @@ def _resume(
     """Restore the run in ``path``; return its steps and seconds. BadInput for another run's."""
     saved = read(path)
     asked = asdict(task.recipe) | {"seed": seed, "steps": task.steps}
-    found = saved.recipe | {"seed": saved.seed, "steps": saved.schedule.get("total_steps")}
+    taken = {"seed": saved.seed, "steps": saved.schedule.get("total_steps")}
+    found = _before() | saved.recipe | taken
     for name in asked:
         if asked[name] != found.get(name):
             raise BadInput(
