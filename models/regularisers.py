@@ -9,18 +9,17 @@ Evaluated, the model solves as it always does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
 from odedeploy import solvers
 from odedeploy.errors import BadInput, UnknownName
-from odedeploy.models.tasks import Batch, Metrics, Regularisable, Task, Weighted
+from odedeploy.models.solves import standing_in
+from odedeploy.models.tasks import Batch, Metrics, Task, Weighted
 
 PAIR = "ralston3"
 STEPS = 4
@@ -142,7 +141,7 @@ def regularised(task: Task) -> Task:
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         *parts, seed = batch
         solve = RegularisedSolve(weights, Generator().manual_seed(int(seed)))
-        with solve.inside(model):
+        with standing_in(model, solve):
             value, metrics = task.loss(model, tuple(parts))
         for name, penalty in solve.penalties.items():
             value = value + dict(weights)[name] * penalty
@@ -171,25 +170,8 @@ class RegularisedSolve:
                 self.penalties[name] = self.penalties.get(name, value.new_zeros(())) + value
         return path.states[-1]
 
-    @contextmanager
-    def inside(self, model: nn.Module) -> Iterator[None]:
-        """Within the block ``model`` solves by this; raises BadInput where it cannot."""
-        if not hasattr(model, "through"):
-            raise BadInput(
-                f"{type(model).__name__} cannot be regularised: it solves no ODE by an adaptive "
-                "solve that another can stand in for; leave --regularise away."
-            )
-        regularisable = cast(Regularisable, model)
-        regularisable.through = self
-        try:
-            yield
-        finally:
-            regularisable.through = None
 
-
-def follow(
-    field: nn.Module, start: Tensor, t0: float, t1: float, steps: int = STEPS
-) -> Trajectory:
+def follow(field: nn.Module, start: Tensor, t0: float, t1: float, steps: int = STEPS) -> Trajectory:
     """Solve from ``start`` (batch, …) at ``t0`` to ``t1`` by ``steps`` steps of the pair."""
     tableau = solvers.find(PAIR)
     a = [[float(x) for x in row] for row in tableau.a]
