@@ -2,9 +2,9 @@
 
 Twice: the MNIST ODE-Net with a solve of 8 … 512 evaluations (RK4, equal steps), batch 16; and the
 models of the MNIST table as their recipes train them, batch 128, the ODE-Net at 1e-2 and at 1e-5.
-Each point has a process of its own, one thread. Memory is the growth of its resident set over a
-step of the optimiser, with every tensor in a mapping of its own; seconds are those of the core,
-the median of three further steps.
+Each point has processes of its own, of one thread: in the first, memory is the growth of the
+resident set over a step of the optimiser, with every tensor in a mapping of its own; in the second
+seconds are those of the core, the least of three steps.
 
     python benchmarks/memory.py [--evaluations 8 16 …] [--models mnist-mlp …]
     python benchmarks/memory.py --plot    draws docs/memory.png from the results
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -32,13 +33,12 @@ from odedeploy.models.mnist_mlp import Mlp
 from odedeploy.models.mnist_odenet import OdeNet
 from odedeploy.models.mnist_resnet import ResNet
 from odedeploy.models.mnist_rknet import RkNet
+from odedeploy.models.solves import segmented
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 PLOT = Path(__file__).parents[1] / "docs" / "memory.png"
 EVALUATIONS = (8, 16, 32, 64, 128, 256, 512)
 SMALL, BATCH = 16, 128
-ALONE = {"MALLOC_MMAP_THRESHOLD_": "4096", "OMP_NUM_THREADS": "1"}
-"""Tensors of a page or more are mapped, and given back to the system when they are freed."""
 
 
 def adjoint(evaluations: int) -> nn.Module:
@@ -64,8 +64,23 @@ def odenet(tolerance: float) -> nn.Module:
     return model.train()
 
 
+def checkpointed(evaluations: int) -> nn.Module:
+    """As many states are kept as a segment has steps."""
+    segments = 2 ** round(math.log2(evaluations / 4) / 2)
+    options = {"step_size": 4 / evaluations}
+
+    def through(field: nn.Module, start: Tensor, t0: float, t1: float) -> Tensor:
+        ends = field, start, t0, t1
+        return segmented(*ends, segments=segments, method="rk4", options=options)
+
+    model = OdeNet()
+    model.through = through
+    return model
+
+
 WAYS: dict[str, Callable[[int], nn.Module]] = {
     "adjoint": adjoint,
+    "checkpointed adjoint": checkpointed,
     "backpropagation": backpropagation,
 }
 TABLE: dict[str, Callable[[], nn.Module]] = {
@@ -98,29 +113,42 @@ def resident(which: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure(model: nn.Module, batch: int) -> dict[str, float]:
-    """Peak growth in MB in one step of the model, and seconds of the core of further ones."""
-    torch.set_num_threads(1)
+def memory(model: nn.Module, batch: int) -> float:
+    """Peak growth in MB in one step of the model."""
     step_of(model, 2)()  # loads what a first step loads
     model.zero_grad(set_to_none=True)
     step = step_of(model, batch)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     step()
-    growth = resident("VmHWM") - before
-    seconds = []
+    return round(resident("VmHWM") - before, 2)
+
+
+def seconds(model: nn.Module, batch: int) -> float:
+    """Of the core in one step of the model."""
+    step = step_of(model, batch)
+    step()
+    found = []
     for _ in range(3):
         start = time.process_time()
         step()
-        seconds.append(time.process_time() - start)
-    return {"peak_mb": round(growth, 2), "seconds": round(sorted(seconds)[1], 4)}
+        found.append(time.process_time() - start)
+    return round(min(found), 4)
 
 
-def point(*what: str) -> dict[str, Any]:
-    """One point, measured in a process of its own."""
-    command = [sys.executable, __file__, "--point", *what]
-    done = subprocess.run(command, env=os.environ | ALONE, capture_output=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
+MEASURES = {"peak_mb": (memory, {"MALLOC_MMAP_THRESHOLD_": "4096"}), "seconds": (seconds, {})}
+"""What is measured, and in which environment: tensors of a page or more are mapped, and given back
+to the system when they are freed, where memory is."""
+
+
+def point(*what: str) -> dict[str, float]:
+    """One point, measured in processes of its own."""
+    found = {}
+    for measure, (_, environment) in MEASURES.items():
+        command = [sys.executable, __file__, "--point", measure, *what]
+        alone = os.environ | environment | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=alone, capture_output=True, check=True)
+        found[measure] = json.loads(done.stdout)
     print(*what, found, flush=True)
     return found
 
@@ -132,7 +160,7 @@ def plot(results: dict[str, Any]) -> None:
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), dpi=120)
-    looks = zip(WAYS, ("#0072B2", "#D55E00"), ("o", "s"), strict=True)
+    looks = zip(WAYS, ("#0072B2", "#009E73", "#D55E00"), ("o", "^", "s"), strict=True)
     for way, colour, marker in looks:
         rows = results["depth"][way]
         x = [int(n) for n in rows]
@@ -156,20 +184,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--evaluations", type=int, nargs="*", default=EVALUATIONS)
     parser.add_argument("--models", nargs="*", default=list(TABLE), choices=list(TABLE))
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--point", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--plot", action="store_true")
     arguments = parser.parse_args()
     if arguments.point:
-        name, *evaluations = arguments.point
+        measure, name, *evaluations = arguments.point
+        torch.set_num_threads(1)
         model = WAYS[name](int(evaluations[0])) if evaluations else TABLE[name]()
-        print(json.dumps(measure(model, SMALL if evaluations else BATCH)))
+        print(json.dumps(MEASURES[measure][0](model, SMALL if evaluations else BATCH)))
         return
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if not arguments.plot:
-        for way in WAYS:
+        results.setdefault("models", {}).update({name: point(name) for name in arguments.models})
+        for way in arguments.ways:
             rows = results.setdefault("depth", {}).setdefault(way, {})
             rows.update({str(n): point(way, str(n)) for n in arguments.evaluations})
-        results.setdefault("models", {}).update({name: point(name) for name in arguments.models})
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     plot(results)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,20 +34,20 @@ def standing_in(model: nn.Module, through: Through) -> Iterator[None]:
 
 
 def segmented(
-    field: nn.Module, start: Tensor, t0: float, t1: float, *, segments: int, tolerance: float
+    field: nn.Module, start: Tensor, t0: float, t1: float, *, segments: int, **options: Any
 ) -> Tensor:
     """The checkpointed adjoint: the state at ``t1``, with states kept at ``segments`` times.
 
-    The way back solves each segment forward again, from the state kept at its start, and
-    backpropagates through its steps: memory is that of the kept states and of one segment, the
-    gradient that of the steps taken, and nothing is ever integrated backwards in time.
+    ``options`` are those of ``torchdiffeq.odeint``. The way back solves each segment forward again,
+    from the state kept at its start, and backpropagates through its steps: memory is that of the
+    kept states and of one segment, the gradient that of the steps taken, and nothing is ever
+    integrated backwards in time.
     """
 
     def segment(state: Tensor, k: int) -> Tensor:
         ends = [t0 + (t1 - t0) * (k + i) / segments for i in (0, 1)]
         times = torch.tensor(ends, dtype=state.dtype, device=state.device)
-        path = odeint(field, state, times, rtol=tolerance, atol=tolerance, method="dopri5")
-        end: Tensor = path[-1]
+        end: Tensor = odeint(field, state, times, **options)[-1]
         return end
 
     for k in range(segments):
@@ -59,11 +59,9 @@ def checkpointed(task: Task) -> Task:
     """The task whose model is trained by the checkpointed adjoint of its recipe."""
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        through = partial(
-            segmented,
-            segments=task.recipe.checkpoints,
-            tolerance=cast(Solving, model).tolerance,
-        )
+        tolerance = cast(Solving, model).tolerance
+        options = {"rtol": tolerance, "atol": tolerance, "method": "dopri5"}
+        through = partial(segmented, segments=task.recipe.checkpoints, **options)
         with standing_in(model, through):
             return task.loss(model, batch)
 
