@@ -4,7 +4,7 @@ Twice: the MNIST ODE-Net with a solve of 8 … 512 evaluations (RK4, equal steps
 models of the MNIST table as their recipes train them, batch 128, the ODE-Net at 1e-2 and at 1e-5.
 Each point has processes of its own, of one thread: in the first, memory is the growth of the
 resident set over a step of the optimiser, with every tensor in a mapping of its own; in the second
-seconds are those of the core, the least of three steps.
+seconds are those of the core, the lesser of two steps.
 
     python benchmarks/memory.py [--evaluations 8 16 …] [--models mnist-mlp …]
     python benchmarks/memory.py --plot    draws docs/memory.png from the results
@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def seconds(model: nn.Module, batch: int) -> float:
     step = step_of(model, batch)
     step()
     found = []
-    for _ in range(3):
+    for _ in range(2):
         start = time.process_time()
         step()
         found.append(time.process_time() - start)
@@ -153,6 +153,16 @@ def point(*what: str) -> dict[str, float]:
     return found
 
 
+def keep(place: Sequence[str], found: dict[str, float]) -> None:
+    """Write one point into the results, beside what is there."""
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows = results
+    for name in place[:-1]:
+        rows = rows.setdefault(name, {})
+    rows[place[-1]] = found
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def plot(results: dict[str, Any]) -> None:
     import matplotlib
 
@@ -162,7 +172,7 @@ def plot(results: dict[str, Any]) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), dpi=120)
     looks = zip(WAYS, ("#0072B2", "#009E73", "#D55E00"), ("o", "^", "s"), strict=True)
     for way, colour, marker in looks:
-        rows = results["depth"][way]
+        rows = dict(sorted(results["depth"].get(way, {}).items(), key=lambda row: int(row[0])))
         x = [int(n) for n in rows]
         for axes, key in ((left, "peak_mb"), (right, "seconds")):
             y = [row[key] for row in rows.values()]
@@ -194,14 +204,13 @@ def main() -> None:
         model = WAYS[name](int(evaluations[0])) if evaluations else TABLE[name]()
         print(json.dumps(MEASURES[measure][0](model, SMALL if evaluations else BATCH)))
         return
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if not arguments.plot:
-        results.setdefault("models", {}).update({name: point(name) for name in arguments.models})
+        for name in arguments.models:
+            keep(("models", name), point(name))
         for way in arguments.ways:
-            rows = results.setdefault("depth", {}).setdefault(way, {})
-            rows.update({str(n): point(way, str(n)) for n in arguments.evaluations})
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    plot(results)
+            for n in arguments.evaluations:
+                keep(("depth", way, str(n)), point(way, str(n)))
+    plot(json.loads(RESULTS.read_text()))
 
 
 if __name__ == "__main__":
