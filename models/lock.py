@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from odedeploy.models.regularisers import REGULARISERS, regularised
 from odedeploy.models.tasks import Batch, Task
 
 LOCKED = 0.1
@@ -28,22 +30,24 @@ class Stepping(Protocol):
 
 
 @torch.no_grad()
-def moved(trained: Task, plain: Task, model: nn.Module, batch: Batch) -> float | None:
+def moved(task: Task, model: nn.Module, batch: Batch) -> float | None:
     """How far the outputs move when the steps are halved; None for a model without fixed steps.
 
-    ‖finer − coarse‖ / ‖finer‖ for each sample of the batch, the 0.9 quantile. ``trained`` is the
-    task as it is trained and ``plain`` the one in which nothing stands in for the model's own
-    solve: where they differ, that solve is the finer one.
+    ‖finer − coarse‖ / ‖finer‖ for each sample of the batch, the 0.9 quantile. For a regularised
+    task, whose ``batch`` ends with what its penalties draw from, the model's own solve is the finer
+    one, to the same end.
     """
-    if isinstance(getattr(model, "steps", None), int):
-        coarse = _outputs(trained, model, batch)
-        with _halved(cast(Stepping, model)):
-            finer = _outputs(trained, model, batch)
-    elif trained.recipe.regularisers:
+    weights = task.recipe.regularisers
+    if weights:
+        steady = tuple(pair for pair in weights if REGULARISERS[pair[0]].end is None)
+        trained = regularised(replace(task, recipe=task.recipe.regularised(steady)))
         with torch.enable_grad():  # the penalties are gradients
             coarse = _outputs(trained, model, batch)
-        *own, _ = batch  # without what the penalties draw from
-        finer = _outputs(plain, model, tuple(own))
+        finer = _outputs(task, model, batch[:-1])
+    elif isinstance(getattr(model, "steps", None), int):
+        coarse = _outputs(task, model, batch)
+        with _halved(cast(Stepping, model)):
+            finer = _outputs(task, model, batch)
     else:
         return None
     if not finer.numel():
@@ -55,12 +59,17 @@ def moved(trained: Task, plain: Task, model: nn.Module, batch: Batch) -> float |
 def _outputs(task: Task, model: nn.Module, batch: Batch) -> Tensor:
     """What the model answers inside the task's loss, a row a sample."""
     seen: list[Tensor] = []
-    hook = model.register_forward_hook(lambda _, __, output: seen.append(output.detach()))
+
+    def look(_: nn.Module, __: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            seen.append(output.detach().flatten(1))
+
+    hook = model.register_forward_hook(look)
     try:
         task.loss(model, batch)
     finally:
         hook.remove()
-    return torch.cat([output.flatten(1) for output in seen], dim=1) if seen else torch.empty(0)
+    return torch.cat(seen, dim=1) if seen else torch.empty(0)
 
 
 @contextmanager

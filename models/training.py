@@ -126,7 +126,7 @@ def run(
                 at = _progress(task, done, chosen, window, seconds)
                 if ends_epoch:
                     held_out = task.held_out((average or model).eval())
-                    moved = lock.moved(task, plain, model, batch)
+                    moved = lock.moved(plain, model, batch)
                     at = replace(at, held_out=held_out, moved=moved)
                 report(at)
             model.train()
