@@ -1,9 +1,10 @@
 """Gradient errors of the adjoint and the checkpointed adjoint where running backwards diverges.
 
 du/dt = −λ u, dv/dt = w tanh u on [0, 1], 32 rows: a transient that dies out and a slow state that
-it feeds. Run back from t = 1, where u is e^−λ of what it was, its errors grow by e^λ, and the gradient
-of Σ v(1)² by w is an integral of tanh u. Gradients by λ and w in float32, dopri5 at 1e-5 both ways,
-against backpropagation through a float64 solve at 1e-12; states are what is kept meanwhile.
+it feeds. Run back from t = 1, where u is e^−λ of what it was, its errors grow by e^λ, and the
+gradient of Σ v(1)² by w is an integral of tanh u. Gradients by λ and w in float32,
+dopri5 at 1e-5 both ways, against backpropagation through a float64 solve at 1e-12; states are what
+is kept meanwhile.
 
     python benchmarks/adjoints.py
 """
@@ -77,7 +78,7 @@ def tight(field: nn.Module, start: Tensor) -> Tensor:
 
 def main() -> None:
     rows = []
-    for rate in (5.0, 10.0, 20.0, 40.0):
+    for rate in (5.0, 10.0, 20.0):
         exact, _ = gradient(tight, rate, torch.float64)
         for name, solve in WAYS.items():
             row: dict[str, Any] = {"rate": rate, "way": name}

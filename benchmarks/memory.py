@@ -172,7 +172,8 @@ def plot(results: dict[str, Any]) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), dpi=120)
     looks = zip(WAYS, ("#0072B2", "#009E73", "#D55E00"), ("o", "^", "s"), strict=True)
     for way, colour, marker in looks:
-        rows = dict(sorted(results["depth"].get(way, {}).items(), key=lambda row: int(row[0])))
+        measured = results.get("depth", {}).get(way, {})
+        rows = dict(sorted(measured.items(), key=lambda row: int(row[0])))
         x = [int(n) for n in rows]
         for axes, key in ((left, "peak_mb"), (right, "seconds")):
             y = [row[key] for row in rows.values()]
