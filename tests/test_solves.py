@@ -41,7 +41,7 @@ def test_a_gradient_nears_that_of_tight_solves(given):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("allowed", [0.3, 3e-3])
+@pytest.mark.parametrize("allowed", [0.3, 0.05])
 def test_the_chosen_tolerances_are_good_enough_and_no_tighter(given, allowed):
     task, model, batch = given
     found = gradients.loosest(task, model, batch, allowed)
