@@ -45,6 +45,8 @@ def of(manifest: Manifest) -> list[Any]:
 
 def _solver(plan: Mapping[str, Any]) -> str:
     """The solver, and where its steps or numbers were fitted, how."""
+    if not plan["sites"]:
+        return "none: an ordinary network, which solves no ODE"
     how = {"grid": "on a grid of its own", "learned": "fitted", "distilled": "fitted with biases"}
     said = how.get(plan.get("kind", ""))
     return str(plan["solver"]) if said is None else f"{plan['solver']}, {said}"

@@ -7,7 +7,7 @@ and one line in ``MODELS`` makes it known. Nothing is loaded before a model is a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -53,6 +53,10 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
         "mnist-odenet": Entry(
             "The ODE-Net of Chen et al. 2018 on MNIST: stem, one ODE block of 64 channels, head",
             "odedeploy.models.mnist_odenet",
+        ),
+        "mnist-mlp": Entry(
+            "A perceptron of one hidden layer on MNIST; solves no ODE",
+            "odedeploy.models.mnist_mlp",
         ),
         "flow-digits": Entry(
             "A flow-matching generator of digits by their label: U-Net field on 28 × 28 pixels",
@@ -103,29 +107,45 @@ def train(
     data: Path | None = None,
     seed: int = 0,
     epochs: int | None = None,
+    regularise: Sequence[str] = (),
+    tolerance: float | None = None,
+    adjoint_tolerance: float | None = None,
+    gradient_error: float = 0.0,
+    checkpoints: int = 0,
     device: str = "auto",
     fresh: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
-) -> TrainingResult:
+) -> TrainingResult | None:
     """Train the model by its own recipe; write its checkpoint, weights and card to ``folder``.
 
     A checkpoint of the same run in ``folder`` is resumed; ``fresh`` starts over. ``data`` is the
-    folder of the data set; without it the files are fetched once. ``epochs`` stretches or shrinks
-    the model's own recipe. ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    folder of the data set; without it the files are fetched once. ``device`` is ``auto``, ``cpu``
+    or ``cuda``. In place of the model's own recipe: ``epochs`` stretches or shrinks it;
+    ``regularise`` are texts NAME=WEIGHT of the table ``regularisers``; ``tolerance`` and
+    ``adjoint_tolerance`` are rtol = atol of the forward and the backward solve, and with
+    ``gradient_error`` both are chosen at the start of each epoch, the loosest whose gradient is
+    that close to a tight one; ``checkpoints`` keeps so many states for the checkpointed adjoint.
+    Under ``torchrun`` every process calls this; all but the first return None.
 
-    Raises UnknownName for the name or device, BadInput for unusable data, folder, seed, epochs or
-    a checkpoint of another run, Diverged for a loss that is not finite, Unusable without CUDA.
+    Raises UnknownName for the name, device or regulariser, BadInput for unusable data, folder,
+    seed, epochs, weight or tolerance, for what the model's training cannot do, or a checkpoint of
+    another run, Diverged for a loss that is not finite, Unusable without CUDA.
     """
     module = _trainable(name)
-    from odedeploy.models import publishing, training
+    from odedeploy.models import parallel, publishing, regularisers, training
 
     training.place(device)
+    weights = regularisers.parse(regularise)
     _make(folder)
     task = module.task(data)
     recipe = task.recipe if epochs is None else task.recipe.lasting(epochs)
+    recipe = recipe.solved(tolerance, adjoint_tolerance, gradient_error, checkpoints)
+    recipe = recipe.regularised(weights) if weights else recipe
     checkpoint = folder / f"{name}.ckpt"
     asked = replace(task, recipe=recipe)
     training.run(asked, checkpoint, seed=seed, device=device, fresh=fresh, report=report)
+    if not parallel.leads():
+        return None
     return publishing.publish(task, checkpoint, folder, device=device)
 
 

@@ -20,6 +20,7 @@ class Checkpoint:
 
     ``recipe`` holds the fields of the run's recipe; ``model``, ``optimizer``, ``schedule`` and
     ``average`` are state dictionaries, the last one of the weights' moving average or empty.
+    ``tolerances`` are those of the forward and the backward solve at that step, or empty.
     """
 
     recipe: dict[str, Any]
@@ -30,6 +31,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     average: dict[str, Any]
+    tolerances: tuple[float, ...] = ()
 
     @property
     def published(self) -> dict[str, Any]:

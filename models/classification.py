@@ -13,6 +13,9 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from odedeploy.models import mnist
 from odedeploy.models.tasks import Batch, Metrics, Recipe, Task
 
+RECIPE = Recipe(epochs=8)
+"""The one recipe of the models that are compared on MNIST."""
+
 
 def task(name: str, model: Callable[[], nn.Module], recipe: Recipe, data: Path | None) -> Task:
     """The task of training ``model`` on MNIST; the last 2,048 training digits are held out.

@@ -9,7 +9,7 @@ NeurIPS 2018 (arXiv 1806.07366), section 3, and the layer sizes of its published
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,80 +18,29 @@ from torch import Tensor, nn
 from torchdiffeq import odeint_adjoint
 
 from odedeploy.models import classification, mnist, publishing
-from odedeploy.models.tasks import Recipe, Task
+from odedeploy.models.mnist_layers import CHANNELS, VectorField, head, stem
+from odedeploy.models.tasks import Task, Through
 
 NAME = "mnist-odenet"
-CHANNELS = 64
-GROUPS = 32
-RECIPE = Recipe(epochs=8, tolerances=(1e-2,) * 6 + (1e-5,) * 2)
-
-
-def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation in 32 groups, or the most that divide both 32 and ``channels``."""
-    return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
-
-
-class ConcatConv(nn.Module):
-    """3 × 3 convolution of the state with the time t appended as one constant channel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels + 1, channels, kernel_size=3, padding=1)
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        time = torch.ones_like(y[:, :1]) * t
-        out: Tensor = self.conv(torch.cat([time, y], dim=1))
-        return out
-
-
-class VectorField(nn.Module):
-    """f(t, y): (batch, 64, 6, 6) → (batch, 64, 6, 6); norm, ReLU, convolution, twice; norm."""
-
-    def __init__(self, channels: int = CHANNELS) -> None:
-        super().__init__()
-        self.norm1 = norm(channels)
-        self.conv1 = ConcatConv(channels)
-        self.norm2 = norm(channels)
-        self.conv2 = ConcatConv(channels)
-        self.norm3 = norm(channels)
-        self.evaluations = 0
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        self.evaluations += 1
-        y = self.conv1(t, torch.relu(self.norm1(y)))
-        y = self.conv2(t, torch.relu(self.norm2(y)))
-        out: Tensor = self.norm3(y)
-        return out
+RECIPE = replace(classification.RECIPE, tolerances=(1e-2,) * 6 + (1e-5,) * 2)
 
 
 class OdeNet(nn.Module):
     """Stem, ODE block, head: images (batch, 1, 28, 28) in [0, 1] → logits (batch, 10).
 
     ``tolerance`` is rtol = atol of the adaptive solve, forward; ``adjoint_tolerance`` the same of
-    the adjoint's backward solve. Both may be set between training steps.
+    the adjoint's backward solve. Both may be set between training steps. ``through``, where it is
+    set, solves instead.
     """
 
     def __init__(self, channels: int = CHANNELS, tolerance: float = 1e-5) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, channels, kernel_size=3),
-            norm(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, kernel_size=4, stride=2, padding=1),
-            norm(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, kernel_size=4, stride=2, padding=1),
-        )
+        self.stem = stem(channels)
         self.field = VectorField(channels)
-        self.head = nn.Sequential(
-            norm(channels),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(channels, 10),
-        )
+        self.head = head(channels)
         self.tolerance = tolerance
         self.adjoint_tolerance = tolerance
+        self.through: Through | None = None
 
     @property
     def evaluations(self) -> int:
@@ -100,6 +49,11 @@ class OdeNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         y0 = self.stem(image)
+        y1 = self._solve(y0) if self.through is None else self.through(self.field, y0, 0.0, 1.0)
+        logits: Tensor = self.head(y1)
+        return logits
+
+    def _solve(self, y0: Tensor) -> Tensor:
         times = torch.tensor([0.0, 1.0], dtype=y0.dtype, device=y0.device)
         trajectory = odeint_adjoint(
             self.field,
@@ -112,8 +66,8 @@ class OdeNet(nn.Module):
             adjoint_atol=self.adjoint_tolerance,
             adjoint_options={"norm": "seminorm"},
         )
-        logits: Tensor = self.head(trajectory[-1])
-        return logits
+        y1: Tensor = trajectory[-1]
+        return y1
 
 
 def build() -> tuple[OdeNet, dict[str, np.ndarray]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -63,15 +63,17 @@ def shipped_weights(name: str) -> dict[str, Tensor]:
 
 
 def _card(task: Task, saved: Checkpoint, model: nn.Module, weights: bytes) -> dict[str, Any]:
-    command = f"odedeploy train {task.name} --seed {saved.seed}"
-    if saved.recipe["epochs"] != task.recipe.epochs:
-        command += f" --epochs {saved.recipe['epochs']}"
+    listed = {
+        "tolerances": list(saved.recipe["tolerances"]),
+        "adjoint_tolerances": list(saved.recipe.get("adjoint_tolerances", ())),
+        "regularisers": dict(saved.recipe.get("regularisers", ())),
+    }
     return {
         "name": task.name,
         "data": dict(task.data),
-        "command": command,
+        "command": _command(task, saved),
         "seed": saved.seed,
-        "recipe": saved.recipe | {"tolerances": list(saved.recipe["tolerances"])},
+        "recipe": saved.recipe | listed,
         "steps": {"done": saved.step, "planned": saved.schedule["total_steps"]},
         "seconds": round(saved.seconds, 1),
         "tolerance": getattr(model, "tolerance", None),
@@ -86,3 +88,24 @@ def _card(task: Task, saved: Checkpoint, model: nn.Module, weights: bytes) -> di
             "torchdiffeq": version("torchdiffeq"),
         },
     }
+
+
+def _command(task: Task, saved: Checkpoint) -> str:
+    """The command that trains such a model again; options say what its own recipe does not."""
+    command = f"odedeploy train {task.name} --seed {saved.seed}"
+    own, found = asdict(task.recipe), saved.recipe
+    if found["epochs"] != own["epochs"]:
+        command += f" --epochs {found['epochs']}"
+    if found.get("regularisers", ()) != own["regularisers"]:
+        pairs = found["regularisers"]
+        return command + "".join(f" --regularise {name}={weight:g}" for name, weight in pairs)
+    stretched = asdict(task.recipe.lasting(found["epochs"]))
+    options = {"tolerances": "tolerance", "adjoint_tolerances": "adjoint-tolerance"}
+    for field, option in options.items():
+        values = found.get(field, ())
+        if values and values != stretched[field]:
+            command += f" --{option} {values[-1]:g}"
+    command += " --auto-tol" if found.get("gradient_error", 0) != own["gradient_error"] else ""
+    if found.get("checkpoints", 0) != own["checkpoints"]:
+        command += f" --checkpoints {found['checkpoints']}"
+    return command

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -20,8 +20,9 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from odedeploy.errors import BadInput, Diverged, UnknownName, Unusable
+from odedeploy.models import gradients, lock, parallel, regularisers, solves
 from odedeploy.models.checkpoint import Checkpoint, read, save, sweep
-from odedeploy.models.tasks import Batch, Metrics, Progress, Solving, Task
+from odedeploy.models.tasks import Batch, Metrics, Progress, Recipe, Solving, Task
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -63,10 +64,12 @@ def run(
     """Train the task's model to the end of its recipe; return it, or its average, in eval mode.
 
     The checkpoint is written at the start, every ``every`` steps and at the end of each epoch. An
-    existing one of the same run is resumed, or with ``fresh`` replaced.
+    existing one of the same run is resumed, or with ``fresh`` replaced. Under ``torchrun`` the
+    processes share each batch; the first one alone writes and reports.
 
-    Raises BadInput for a checkpoint of another run, too few examples, or a folder that cannot be
-    written, Diverged for a loss that is not finite, and what ``place`` and ``initial`` raise.
+    Raises BadInput for a checkpoint of another run, too few examples, a batch that does not split
+    or a folder that cannot be written, Diverged for a loss that is not finite, and what ``place``
+    and ``initial`` raise.
     """
     if task.steps_per_epoch == 0:
         raise BadInput(
@@ -74,6 +77,12 @@ def run(
             f"{task.recipe.batch}; give more data."
         )
     where = place(device)
+    group = parallel.join(where, task.recipe.batch)
+    plain = task
+    if task.recipe.regularisers:
+        task = regularisers.regularised(task)
+    if task.recipe.checkpoints:
+        task = solves.checkpointed(task)
     model = initial(task, seed).to(where).train()
     optimizer, schedule = _optimisation(task, model)
     average = _average(task, model)
@@ -81,23 +90,30 @@ def run(
     def keep(done: int, seconds: float) -> None:
         parts = (model, optimizer, schedule)
         states = [*(part.state_dict() for part in parts), average.state_dict() if average else {}]
-        save(checkpoint, Checkpoint(asdict(task.recipe), seed, done, seconds, *states))
+        if group.leads:
+            save(checkpoint, Checkpoint(asdict(task.recipe), seed, done, seconds, *states, chosen))
 
-    sweep(checkpoint)
+    if group.leads:
+        sweep(checkpoint)
     start, seconds = 0, 0.0
+    chosen: tuple[float, ...] = ()
     if checkpoint.exists() and not fresh:
-        start, seconds = _resume(checkpoint, task, seed, model, optimizer, schedule, average)
+        saved = _resume(checkpoint, task, seed, model, optimizer, schedule, average)
+        start, seconds, chosen = saved.step, saved.seconds, saved.tolerances
     else:
         keep(start, seconds)
     clock = time.monotonic() - seconds
     window: list[Metrics] = []
     for step, rows in _order(task, seed, start):
+        drawn = task.batch(rows, Generator().manual_seed(seed * 1_000_003 + step))
+        batch = tuple(part.to(where) for part in group.share(drawn, len(rows)))
         if task.recipe.tolerances:
             solving = cast(Solving, model)
-            tolerance = task.recipe.tolerances[step // task.steps_per_epoch]
-            solving.tolerance = solving.adjoint_tolerance = tolerance
-        batch = task.batch(rows, Generator().manual_seed(seed * 1_000_003 + step))
-        window.append(_step(task, model, tuple(part.to(where) for part in batch), optimizer))
+            if not chosen or step % task.steps_per_epoch == 0:
+                found = _tolerances(task, model, batch, step // task.steps_per_epoch)
+                chosen = group.agreed(found, where)
+            solving.tolerance, solving.adjoint_tolerance = chosen
+        window.append(_step(task, model, batch, optimizer, group))
         schedule.step()
         if average is not None:
             _follow(average, model, task.recipe.averaging)
@@ -106,11 +122,26 @@ def run(
         if done % every == 0 or ends_epoch:
             seconds = time.monotonic() - clock
             keep(done, seconds)
-            held_out = task.held_out((average or model).eval()) if ends_epoch else None
-            report(_progress(task, done, window, seconds, held_out))
+            if group.leads:
+                at = _progress(task, done, chosen, window, seconds)
+                if ends_epoch:
+                    held_out = task.held_out((average or model).eval())
+                    moved = lock.moved(plain, model, batch)
+                    at = replace(at, held_out=held_out, moved=moved)
+                report(at)
             model.train()
             window.clear()
+    group.leave()
     return (average or model).eval()
+
+
+def _tolerances(task: Task, model: nn.Module, batch: Batch, epoch: int) -> tuple[float, float]:
+    """Of the forward and the backward solve in an epoch: the recipe's, or the loosest that do."""
+    allowed = task.recipe.gradient_error
+    if not allowed:
+        return task.recipe.tolerances_of(epoch)
+    found = gradients.loosest(task, model, batch, allowed)
+    return found.tolerance, found.adjoint_tolerance
 
 
 def _optimisation(task: Task, model: nn.Module) -> tuple[Optimizer, OneCycleLR]:
@@ -144,7 +175,9 @@ def _order(task: Task, seed: int, start: int) -> Iterator[tuple[int, Tensor]]:
             yield step, order[first : first + batch]
 
 
-def _step(task: Task, model: nn.Module, batch: Batch, optimizer: Optimizer) -> Metrics:
+def _step(
+    task: Task, model: nn.Module, batch: Batch, optimizer: Optimizer, group: parallel.Group
+) -> Metrics:
     """One step of the optimiser; its loss and metrics, with the evaluations of a solving model."""
     counted = cast(Solving, model) if task.recipe.tolerances else None
     before = counted.evaluations if counted else 0
@@ -159,6 +192,7 @@ def _step(task: Task, model: nn.Module, batch: Batch, optimizer: Optimizer) -> M
         raise Diverged(
             f"A solve of {task.name} diverged in training ({error}); train with another seed."
         ) from error
+    group.average(model)
     nn.utils.clip_grad_norm_(model.parameters(), task.recipe.clip)
     optimizer.step()
     done = {"loss": loss.item(), **metrics}
@@ -168,7 +202,11 @@ def _step(task: Task, model: nn.Module, batch: Batch, optimizer: Optimizer) -> M
 
 
 def _progress(
-    task: Task, done: int, window: list[Metrics], seconds: float, held_out: Metrics | None
+    task: Task,
+    done: int,
+    chosen: tuple[float, ...],
+    window: list[Metrics],
+    seconds: float,
 ) -> Progress:
     mean = {key: sum(step[key] for step in window) / len(window) for key in window[0]}
     epoch = (done - 1) // task.steps_per_epoch
@@ -177,14 +215,19 @@ def _progress(
         epochs=task.recipe.epochs,
         step=done,
         steps=task.steps,
-        tolerance=task.recipe.tolerances[epoch] if task.recipe.tolerances else None,
+        tolerance=chosen[0] if chosen else None,
+        adjoint_tolerance=chosen[1] if chosen else None,
         loss=mean.pop("loss"),
         forward_evaluations=mean.pop("forward", None),
         backward_evaluations=mean.pop("backward", None),
         metrics=mean,
         seconds=seconds,
-        held_out=held_out,
     )
+
+
+def _before() -> dict[str, object]:
+    """What a checkpoint means that was written before a field of the recipe was thought of."""
+    return {field.name: field.default for field in fields(Recipe)}
 
 
 def _resume(
@@ -195,11 +238,12 @@ def _resume(
     optimizer: Optimizer,
     schedule: OneCycleLR,
     average: nn.Module | None,
-) -> tuple[int, float]:
-    """Restore the run in ``path``; return its steps and seconds. BadInput for another run's."""
+) -> Checkpoint:
+    """Restore the run in ``path`` and return it. Raises BadInput for another run's."""
     saved = read(path)
     asked = asdict(task.recipe) | {"seed": seed, "steps": task.steps}
-    found = saved.recipe | {"seed": saved.seed, "steps": saved.schedule.get("total_steps")}
+    taken = {"seed": saved.seed, "steps": saved.schedule.get("total_steps")}
+    found = _before() | saved.recipe | taken
     for name in asked:
         if asked[name] != found.get(name):
             raise BadInput(
@@ -217,4 +261,4 @@ def _resume(
             f"{path} holds another model than {task.name}; "
             "choose another folder or start over with --fresh."
         ) from error
-    return saved.step, saved.seconds
+    return saved

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("odedeploy")
 
 
-def export(path: Path, *options: str) -> dict:  # type: ignore[type-arg]
+def export(path: Path, *options: str, model: str = "mnist-odenet") -> dict:  # type: ignore[type-arg]
     done = subprocess.run(
-        [COMMAND, "export", "mnist-odenet", "--tol", "1e-2", "-o", path, "--json", *options],
+        [COMMAND, "export", model, "--tol", "1e-2", "-o", path, "--json", *options],
         capture_output=True, text=True, cwd=path.parent, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -78,3 +78,25 @@ def test_cheapest_certified_file(tmp_path: Path) -> None:
     assert manifest["error"]["bound"] <= 1e-2 and manifest["plan"]["nfe"] <= 16
     assert (manifest["error"]["coverage"], manifest["error"]["confidence"]) == (0.99, 0.95)
 
+
+@pytest.mark.slow
+def test_the_smooth_model_takes_at_most_three_fifths_of_the_evaluations(tmp_path: Path) -> None:
+    counts = [
+        export(tmp_path / f"{model}.onnx", "--solver", "classical", model=model)["plan"]["nfe"]
+        for model in ("mnist-odenet", "mnist-odenet-smooth")
+    ]
+    assert counts[1] <= 0.6 * counts[0]
+
+
+def test_an_ordinary_network_goes_the_same_way(tmp_path: Path) -> None:
+    path = tmp_path / "mlp.onnx"
+    manifest = export(path, "--samples", "120", model="mnist-mlp")
+    assert manifest["plan"] | {"nfe": 0, "sites": []} == manifest["plan"]
+    assert manifest["error"]["bound"] <= 1e-5
+    digits = mnist.shipped()
+    logits = odedeploy.load(path)(mnist.pixels(digits.images[:500]))
+    assert np.mean(logits.argmax(1) == digits.labels[:500]) >= 0.97
+    shown = subprocess.run(
+        [COMMAND, "inspect", path], capture_output=True, text=True, check=True
+    ).stdout
+    assert "an ordinary network, which solves no ODE" in shown
