@@ -48,8 +48,8 @@ class Whirl(nn.Module):
 
 
 def fixed(graph: OdeGraph, steps: int = 8) -> Plan:
-    rk4, grid = find_solver("rk4"), Grid.uniform(0, 1, steps)
-    return Plan(tuple(solve_plan(site.name, rk4, grid) for site in graph.sites))
+    rk4, sites = find_solver("rk4"), graph.sites
+    return Plan(tuple(solve_plan(s.name, rk4, Grid.through(s.times, steps)) for s in sites))
 
 
 @pytest.fixture(scope="module")
