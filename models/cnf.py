@@ -14,7 +14,7 @@ ICLR 2019 (arXiv 1810.01367), whose gated layers the field is made of.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -193,9 +193,9 @@ def signs(count: int, dimensions: int, seed: int = 0) -> np.ndarray:
 
 
 @torch.no_grad()
-def nll(flow: nn.Module, x: Tensor, batch: int = 1024) -> Metrics:
+def nll(module: nn.Module, x: Tensor, batch: int = 1024) -> Metrics:
     """``nll``: mean of −log p(x) over x (n, d), in nats, by the flow's own solve, trace exact."""
-    assert isinstance(flow, Flow)
+    flow = cast(Flow, module)
     device = next(flow.parameters()).device
     parts = [part.to(device) for part in torch.split(x, batch)]
     total = sum(flow.encode(part, units(part))[1].double().sum().item() for part in parts)

@@ -18,9 +18,9 @@ SPREAD = 0.1
 """Standard deviation of the noise around the half circles, whose radius is 1."""
 
 CALIBRATION = 2048
-EPOCH = 25_600
+EPOCH = 12_800
 RECIPE = Recipe(
-    epochs=20, tolerances=(1e-3,) * 15 + (1e-5,) * 5, batch=256, learning_rate=5e-3,
+    epochs=24, tolerances=(1e-3,) * 20 + (1e-5,) * 4, batch=128, learning_rate=5e-3,
     weight_decay=0.0, averaging=0.99,
 )  # fmt: skip
 FACTS = {
