@@ -6,7 +6,7 @@ density. Neural spline flows and masked autoregressive flows of zuko, as many pa
 same batches in the same number of steps of the same optimiser, at the better of two learning rates.
 A run that was stopped goes on from the checkpoints in ``runs/flows``.
 
-    python benchmarks/flows.py [--tol 1e-2] [--budget 60] [--no-discrete]
+    python benchmarks/flows.py [--tol 1e-2] [--budget 60] [--only files|discrete|answers]
 """
 
 from __future__ import annotations
@@ -50,20 +50,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tol", type=float, default=1e-2)
     parser.add_argument("--budget", type=float, default=60, help="seconds of each search")
-    parser.add_argument("--no-discrete", action="store_true", help="keep those measured")
+    parser.add_argument("--only", choices=("files", "discrete", "answers"), help="one part of it")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     RUNS.mkdir(parents=True, exist_ok=True)
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    names = [name for name in models.MODELS if name.startswith("cnf-")]
-    found["files"] = {name: exported(name, asked.tol, asked.budget) for name in names}
-    found["answers"] = {name: answers(name) for name in TASKS}
-    found["answers"]["cnf-tabular"] |= random_trace()
-    if not asked.no_discrete:
-        found["discrete"] = {name: discrete(name) for name in TASKS}
+    if asked.only in (None, "files"):
+        for name in (name for name in models.MODELS if name.startswith("cnf-")):
+            if not current(name, asked.tol):
+                keep("files", name, exported(name, asked.tol, asked.budget))
+    if asked.only in (None, "discrete"):
+        for name in TASKS:
+            keep("discrete", name, discrete(name))
+    if asked.only in (None, "answers"):
+        for name in TASKS:
+            keep("answers", name, answers(name))
+        figure()
+    report(results())
+
+
+def results() -> dict[str, dict[str, Row]]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def keep(part: str, name: str, row: Row) -> None:
+    """Write one more measurement, so that a run that is stopped loses none."""
+    found = results()
+    found.setdefault(part, {})[name] = row
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    report(found)
-    figure()
+
+
+def current(name: str, tol: float) -> bool:
+    """Whether the file was exported from the shipped weights already."""
+    row = results().get("files", {}).get(name, {})
+    made = (row.get("weights"), row.get("tol")) == (models.card(name)["sha256"], tol)
+    return made and file(name).is_file()
 
 
 def file(name: str) -> Path:
@@ -89,7 +109,8 @@ def exported(name: str, tol: float, budget: float) -> Row:
     """The certified file of a flow."""
     began = time.monotonic()
     made = api.deploy(api.load_model(name), ExportSpec(tol=tol, budget=budget), file(name))
-    return {"tol": tol, "solver": made.plan["solver"], "nfe": made.plan["nfe"],
+    return {"weights": models.card(name)["sha256"], "tol": tol,
+            "solver": made.plan["solver"], "nfe": made.plan["nfe"],
             "bound": made.error.bound, "median": made.error.median, "samples": made.error.samples,
             "bytes": made.bytes, "promise": made.promise,
             "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
@@ -111,7 +132,8 @@ def answers(name: str) -> Row:
         points, area = plane(400)
         row["integral"] = float(np.exp(density(x=points)[:, -1].astype(float)).sum() * area)
         row["nll_truth"] = -float(cnf_moons.true_log_density(x).mean())
-    return row
+        return row
+    return row | random_trace()
 
 
 def quantiles(errors: np.ndarray) -> dict[str, float]:
@@ -185,18 +207,18 @@ def plane(side: int) -> tuple[np.ndarray, float]:
 
 def report(found: Row) -> None:
     print("| file | solver | NFE | certified bound | KB |\n|---|---|---|---|---|")
-    for name, row in found["files"].items():
+    for name, row in found.get("files", {}).items():
         print(f"| `{name}` | {row['solver']} | {row['nfe']} | {row['bound']:.1e} "
               f"| {row['bytes'] / 1024:.0f} |")  # fmt: skip
     print("\n| data | flow | parameters | training, s | NLL, nats |\n|---|---|---|---|---|")
-    for name, row in found["answers"].items():
+    for name, row in found.get("answers", {}).items():
         print(f"| {name} | the file | {row['parameters']:,} | {row['training_seconds']:.0f} "
               f"| {row['nll_file']:.3f} |")  # fmt: skip
         print(f"| {name} | its own solve | | | {row['nll_own_solve']:.3f} |")
         for kind, other in found.get("discrete", {}).get(name, {}).items():
             print(f"| {name} | {kind} | {other['parameters']:,} | {other['seconds']:.0f} "
                   f"| {other['nll']:.3f} |")  # fmt: skip
-    print(json.dumps(found["answers"], indent=1))
+    print(json.dumps(found.get("answers"), indent=1))
 
 
 def figure() -> None:

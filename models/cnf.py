@@ -14,6 +14,7 @@ ICLR 2019 (arXiv 1810.01367), whose gated layers the field is made of.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TypeVar, cast
 
 import numpy as np
@@ -73,18 +74,18 @@ class VectorField(nn.Module):
         return out
 
     def with_trace(self, t: Tensor, x: Tensor, directions: Tensor) -> Pair:
-        """f(t, x) and Σ ⟨v, (∂f/∂x) v⟩, shape (batch,), over the directions v.
+        """f(t, x) and Σ ⟨v, (∂f/∂x) v⟩, shape (batch, 1), over the directions v.
 
         ``directions`` has shape (number, batch or 1, dimensions); they are pushed forward through
         the layers together with x.
         """
         self.evaluations += 1
         pushed = directions
-        for layer in self.hidden:
+        for layer in cast(Iterable[GatedLinear], self.hidden):
             x, pushed = torch.tanh(layer(t, x)), layer.tangent(t, pushed)
             pushed = (1 - x * x) * pushed
-        trace = (directions * self.last.tangent(t, pushed)).sum(dim=(0, 2))
-        return self.last(t, x), trace
+        along = (directions * self.last.tangent(t, pushed)).sum(0)
+        return self.last(t, x), along.sum(1, keepdim=True)
 
 
 class Flow(nn.Module):
@@ -108,11 +109,11 @@ class Flow(nn.Module):
         return self.field.evaluations
 
     def encode(self, x: Tensor, directions: Tensor) -> Pair:
-        """x (batch, dimensions) → its end z at t = 0, and log p(x) in nats, shape (batch,)."""
+        """x (batch, dimensions) → its end z at t = 0, and log p(x) in nats, (batch, 1)."""
         field = self.field
         trajectory, traces = odeint_adjoint(
             lambda t, state: field.with_trace(t, state[0], directions),
-            (x, x.new_zeros(x.shape[0])),
+            (x, torch.zeros_like(x[:, :1])),
             x.new_tensor([1.0, 0.0]),
             rtol=self.tolerance,
             atol=self.tolerance,
@@ -123,7 +124,7 @@ class Flow(nn.Module):
             adjoint_params=tuple(field.parameters()),
         )
         z = trajectory[-1]
-        normal = -0.5 * (z * z).sum(1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
+        normal = -0.5 * (z * z).sum(1, keepdim=True) - 0.5 * x.shape[1] * math.log(2 * math.pi)
         return z, normal + traces[-1]
 
 
@@ -135,8 +136,7 @@ class LogDensity(Flow):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        z, log_density = self.encode(x, units(x))
-        return torch.cat([z, log_density[:, None]], dim=1)
+        return torch.cat(self.encode(x, units(x)), dim=1)
 
 
 class HutchinsonLogDensity(Flow):
@@ -146,8 +146,7 @@ class HutchinsonLogDensity(Flow):
     """
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        z, log_density = self.encode(x, noise[None])
-        return torch.cat([z, log_density[:, None]], dim=1)
+        return torch.cat(self.encode(x, noise[None]), dim=1)
 
 
 class Sampler(Flow):
