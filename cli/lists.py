@@ -8,6 +8,9 @@ from typing import Any
 from odedeploy.cli import output
 from odedeploy.cli.options import Json
 
+UNITS = ("nll",)
+"""Figures on model cards that are no shares."""
+
 
 def models(as_json: Json = False) -> None:
     """List the reference models, with what they reach."""
@@ -27,9 +30,9 @@ def models(as_json: Json = False) -> None:
 
 
 def _reached(card: dict[str, Any]) -> str:
-    """The first share that a model was tested for, such as its accuracy."""
-    name, share = next(iter(card["test"].items()))
-    return f"{name.replace('_', ' ')} {share:.2%}"
+    """The first figure that a model was tested for, a share unless it has another unit."""
+    name, figure = next(iter(card["test"].items()))
+    return f"{name.replace('_', ' ')} " + (f"{figure:.3f}" if name in UNITS else f"{figure:.2%}")
 
 
 def solvers(as_json: Json = False) -> None:

@@ -1,7 +1,9 @@
 """The reference models: trained Neural ODEs with their weights, calibration inputs and recipes.
 
-One file per model. It provides the two functions of ``ReferenceModel`` next to its architecture,
-and one line in ``MODELS`` makes it known. Nothing is loaded before a model is asked for.
+One file per model, or per pair of models with the same weights. Next to its architecture it
+provides ``task``, as ``Trainable`` says, and a function that builds the trained module in eval mode
+with its calibration inputs by name, batch first; one line in ``MODELS`` makes it known. Nothing is
+loaded before a model is asked for.
 """
 
 from __future__ import annotations
@@ -28,10 +30,15 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 class Entry(NamedTuple):
-    """One line of the table: what the model is, and the module that provides it."""
+    """One line of the table: what the model is, and the module and function that provide it.
+
+    ``trained`` names the model whose weights and card it shares, when it has none of its own.
+    """
 
     summary: str
     module: str
+    build: str = "build"
+    trained: str | None = None
 
 
 class Trainable(Protocol):
@@ -39,13 +46,6 @@ class Trainable(Protocol):
 
     def task(self, data: Path | None) -> Task:
         """What to train, on the data in a folder or, without one, fetched once."""
-
-
-class ReferenceModel(Trainable, Protocol):
-    """What the module of a reference model provides."""
-
-    def build(self) -> tuple[nn.Module, dict[str, np.ndarray]]:
-        """The trained module in eval mode and its calibration inputs by name, batch first."""
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(
@@ -61,6 +61,32 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
         "flow-digits": Entry(
             "A flow-matching generator of digits by their label: U-Net field on 28 × 28 pixels",
             "odedeploy.models.flow_digits",
+        ),
+        "cnf-moons": Entry(
+            "Continuous normalizing flow of two moons: latent and log-density of a point",
+            "odedeploy.models.cnf_moons",
+        ),
+        "cnf-moons-sampler": Entry(
+            "The other direction of cnf-moons: points from noise",
+            "odedeploy.models.cnf_moons",
+            "build_sampler",
+            "cnf-moons",
+        ),
+        "cnf-tabular": Entry(
+            "Continuous normalizing flow of ten measured columns: latent and log-density of a row",
+            "odedeploy.models.cnf_tabular",
+        ),
+        "cnf-tabular-hutchinson": Entry(
+            "cnf-tabular with a random trace, its noise an input",
+            "odedeploy.models.cnf_tabular",
+            "build_hutchinson",
+            "cnf-tabular",
+        ),
+        "cnf-tabular-sampler": Entry(
+            "The other direction of cnf-tabular: rows from noise",
+            "odedeploy.models.cnf_tabular",
+            "build_sampler",
+            "cnf-tabular",
         ),
     }
 )
@@ -82,12 +108,21 @@ def build(name: str) -> tuple[nn.Module, dict[str, np.ndarray]]:
     The inputs are arrays by the names of forward's arguments, batch first; no training step saw
     them. Raises UnknownName for a name that is not in ``MODELS``.
     """
-    return _module(name).build()
+    entry = _entry(name)
+    function: Callable[[], tuple[nn.Module, dict[str, np.ndarray]]]
+    function = getattr(import_module(entry.module), entry.build)
+    return function()
 
 
 def address(name: str) -> str:
     """``"package.module:callable"`` of the model's ``build``; raises UnknownName."""
-    return f"{_entry(name).module}:build"
+    entry = _entry(name)
+    return f"{entry.module}:{entry.build}"
+
+
+def source(name: str) -> str:
+    """The model whose weights and card this one has, itself or another; raises UnknownName."""
+    return _entry(name).trained or name
 
 
 def card(name: str) -> dict[str, Any]:
@@ -95,8 +130,8 @@ def card(name: str) -> dict[str, Any]:
 
     Raises UnknownName for a name that is not in ``MODELS``.
     """
-    _entry(name)
-    content: dict[str, Any] = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+    path = WEIGHTS / f"{source(name)}.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
@@ -170,12 +205,10 @@ def _entry(name: str) -> Entry:
     return MODELS[name]
 
 
-def _module(name: str) -> ReferenceModel:
-    return cast(ReferenceModel, import_module(_entry(name).module))
-
-
 def _trainable(name: str) -> Trainable:
     entry = JUDGES[name] if name in JUDGES else _entry(name)
+    if entry.trained:
+        raise BadInput(f"{name} has the weights of {entry.trained}; train that one.")
     return cast(Trainable, import_module(entry.module))
 
 

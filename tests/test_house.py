@@ -140,7 +140,7 @@ def test_targets_resolve(name: str) -> None:
 def test_models_resolve(name: str) -> None:
     module, _, factory = models.address(name).partition(":")
     assert callable(getattr(import_module(module), factory))
-    assert models.card(name)["name"] == name
+    assert models.card(name)["name"] == models.source(name) in models.MODELS
 
 
 def test_forms_resolve() -> None:
