@@ -4,9 +4,10 @@ RK4 × 4, batch 1, one thread. Differences are the largest relative one of an in
 runtime's answers and onnxruntime's, on 64 test images. Latencies are taken in fresh processes, in
 interleaved rounds, and compared round by round. A runtime that crashes costs its own line.
 
-    python benchmarks/runtimes.py [--seconds 30] [--formats onnx openvino …]
+    python benchmarks/runtimes.py [--seconds 30] [--formats onnx openvino …] [--folder FOLDER]
 
-Writes benchmarks/results/runtimes.json and the table in docs/targets.md.
+Files in FOLDER are not built again; with ``--seconds 0`` they are built and no more. Writes
+benchmarks/results/runtimes.json and the table in docs/targets.md.
 """
 
 from __future__ import annotations
@@ -87,10 +88,14 @@ def built(
         found[label] = {"format": target.format}
         try:
             if target.format not in made:
-                room.ready()
-                began, path = time.perf_counter(), folder / f"{target.format}{room.suffix}"
-                room.build(graph, plan, "unrolled").write(path, {})
-                found[label]["build_s"] = round(time.perf_counter() - began, 1)
+                path = folder / f"{target.format}{room.suffix}"
+                taken = path.with_name(path.name + ".seconds")
+                if not path.exists():
+                    room.ready()
+                    began = time.perf_counter()
+                    room.build(graph, plan, "unrolled").write(path, {})
+                    taken.write_text(f"{time.perf_counter() - began:.1f}")
+                found[label]["build_s"] = float(taken.read_text())
                 made[target.format] = path
             files[label] = made[target.format]
             found[label]["bytes"] = files[label].stat().st_size
@@ -104,14 +109,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--formats", nargs="*", default=list(formats.FORMATS))
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--answer", nargs=3, metavar=("FILE", "INPUTS", "OUTPUTS"))
     arguments = parser.parse_args()
     if arguments.answer:
         answer(*arguments.answer, threads=1)
         return
-    with tempfile.TemporaryDirectory(prefix="odedeploy-") as folder:
-        files, found, images = built(Path(folder), arguments.formats)
-        inputs = Path(folder) / "inputs.npz"
+    with tempfile.TemporaryDirectory(prefix="odedeploy-") as scratch:
+        folder = arguments.folder or Path(scratch)
+        files, found, images = built(folder, arguments.formats)
+        if not arguments.seconds:
+            return
+        inputs = Path(scratch) / "inputs.npz"
         np.savez(inputs, **images)
         whole: dict[str, Any] = {}
         for label, file in files.items():
