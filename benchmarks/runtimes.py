@@ -4,9 +4,10 @@ RK4 × 4, batch 1, one thread. Differences are the largest relative one of an in
 runtime's answers and onnxruntime's, on 64 test images. Latencies are taken in fresh processes, in
 interleaved rounds, and compared round by round. A runtime that crashes costs its own line.
 
-    python benchmarks/runtimes.py [--seconds 30] [--formats onnx openvino …]
+    python benchmarks/runtimes.py [--seconds 30] [--runtimes OpenVINO …] [--folder FOLDER]
 
-Writes benchmarks/results/runtimes.json and the table in docs/targets.md.
+Files in FOLDER are not built again; with ``--seconds 0`` they are built and no more. Updates what
+benchmarks/results/runtimes.json and the table in docs/targets.md say of these runtimes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from odedeploy.targets import find as find_target
 from odedeploy.tolerance import worst_error
 
 ROOT = Path(__file__).parents[1]
+BASE = "onnxruntime"
 BEGIN, END = "<!-- runtimes -->", "<!-- /runtimes -->"
 STEPS, IMAGES = 4, 64
 
@@ -42,7 +44,7 @@ def targets() -> dict[str, Target]:
     """One target a line of the table, onnxruntime first, all under one name and on one thread."""
     torchscript = find_target("torchscript-1t")
     chosen = {
-        "onnxruntime": find_target("cpu-1t"),
+        BASE: find_target("cpu-1t"),
         "OpenVINO": find_target("openvino-1t"),
         "TorchScript": torchscript,
         "torch.export": replace(torchscript, format="pt2"),
@@ -81,16 +83,20 @@ def built(
     found: dict[str, dict[str, Any]] = {}
     made: dict[str, Path] = {}
     for label, target in targets().items():
-        if target.format not in wanted:
+        if label not in (BASE, *wanted):
             continue
         room = formats.find(target.format)
         found[label] = {"format": target.format}
         try:
             if target.format not in made:
-                room.ready()
-                began, path = time.perf_counter(), folder / f"{target.format}{room.suffix}"
-                room.build(graph, plan, "unrolled").write(path, {})
-                found[label]["build_s"] = round(time.perf_counter() - began, 1)
+                path = folder / f"{target.format}{room.suffix}"
+                taken = path.with_name(path.name + ".seconds")
+                if not path.exists():
+                    room.ready()
+                    began = time.perf_counter()
+                    room.build(graph, plan, "unrolled").write(path, {})
+                    taken.write_text(f"{time.perf_counter() - began:.1f}")
+                found[label]["build_s"] = float(taken.read_text())
                 made[target.format] = path
             files[label] = made[target.format]
             found[label]["bytes"] = files[label].stat().st_size
@@ -103,15 +109,19 @@ def built(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--formats", nargs="*", default=list(formats.FORMATS))
+    parser.add_argument("--runtimes", nargs="*", default=list(targets()))
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--answer", nargs=3, metavar=("FILE", "INPUTS", "OUTPUTS"))
     arguments = parser.parse_args()
     if arguments.answer:
         answer(*arguments.answer, threads=1)
         return
-    with tempfile.TemporaryDirectory(prefix="odedeploy-") as folder:
-        files, found, images = built(Path(folder), arguments.formats)
-        inputs = Path(folder) / "inputs.npz"
+    with tempfile.TemporaryDirectory(prefix="odedeploy-") as scratch:
+        folder = arguments.folder or Path(scratch)
+        files, found, images = built(folder, arguments.runtimes)
+        if not arguments.seconds:
+            return
+        inputs = Path(scratch) / "inputs.npz"
         np.savez(inputs, **images)
         whole: dict[str, Any] = {}
         for label, file in files.items():
@@ -120,7 +130,7 @@ def main() -> None:
             except OdeDeployError as error:
                 found[label]["reason"] = str(error)
                 continue
-            apart = worst_error(whole[label], whole["onnxruntime"])
+            apart = worst_error(whole[label], whole[BASE])
             found[label]["difference"] = float(f"{apart.max():.2g}")
         queries = [{"image": images["image"][i : i + 1]} for i in range(16)]
         entries = [
@@ -143,9 +153,12 @@ def main() -> None:
                 "interval": [round(row.ratio.low, 3), round(row.ratio.high, 3)],
             }),
         }  # fmt: skip
+    kept = ROOT / "benchmarks/results/runtimes.json"
+    known = json.loads(kept.read_text())["runtimes"] if kept.exists() else {}
+    found = {label: (known | found)[label] for label in targets() if label in known | found}
     written = {"machine": result.machine, "nfe": 4 * STEPS, "runtimes": found}
     print(json.dumps(written, indent=1))
-    (ROOT / "benchmarks/results/runtimes.json").write_text(json.dumps(written, indent=1) + "\n")
+    kept.write_text(json.dumps(written, indent=1) + "\n")
     page = ROOT / "docs/targets.md"
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)

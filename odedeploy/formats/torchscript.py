@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from odedeploy.graph import OdeGraph
     from odedeploy.program import Plan
 
+jit: Any = torch.jit
+"""Deprecated, and without types."""
+
+
 class TorchScriptModel(Artefact):
     """A loaded TorchScript file, on the CPU unless ``device`` is another."""
 
@@ -68,9 +72,9 @@ class TorchScript(archive.Archived):
         names = [spec.name for spec in input_specs(graph.model)]
         tensors = tuple(torch.from_numpy(np.array(live.example[name])) for name in names)
         with torch.no_grad(), _deprecation_silenced():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            traced = torch.jit.trace(live.module(plan).eval(), tensors, check_trace=False)
-            frozen = torch.jit.freeze(traced)
+            warnings.simplefilter("ignore", jit.TracerWarning)
+            traced = jit.trace(live.module(plan).eval(), tensors, check_trace=False)
+            frozen = jit.freeze(traced)
         return archive.Packed(_saved(frozen), archive.signature(graph, plan))
 
     def open(
@@ -90,9 +94,7 @@ class TorchScript(archive.Archived):
         found = archive.contents(path, "TorchScript")
         try:
             with _deprecation_silenced():
-                module = torch.jit.load(  # type: ignore[no-untyped-call]
-                    str(found.file), map_location=device
-                )
+                module = jit.load(str(found.file), map_location=device)
         except RuntimeError as error:
             raise BadInput(
                 f"{found.file} is not a whole TorchScript file ({archive.line(error)}); "
@@ -106,7 +108,7 @@ def _saved(module: torch.jit.ScriptModule) -> bytes:
     """The archive that ``torch.jit.save`` writes."""
     buffer = io.BytesIO()
     with _deprecation_silenced():
-        torch.jit.save(module, buffer)
+        jit.save(module, buffer)
     return _without_sources(buffer)
 
 
