@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 from odedeploy.profiling.records import Row
 
-
 RESTART = 0.03
 """Share by which the latency of one file differs between two processes, either way."""
 
