@@ -160,10 +160,10 @@ def _table(result: Profile) -> Any:
 
 
 def _cells(row: Row, mark: str) -> tuple[Any, ...]:
-    from odedeploy.profiling.records import place
+    from odedeploy.profiling.records import place, short
 
     latency = row.latency_ms
     kind = row.precision if row.form == "unrolled" else f"{row.precision} {row.form}"
-    return (mark, row.model, row.tol, place(row), row.batch, kind, row.solver, row.nfe,
+    return (mark, short(row.model), row.tol, place(row), row.batch, kind, row.solver, row.nfe,
             row.error, latency.p50, latency.p90, latency.p99, row.throughput, row.peak_memory_mb,
             output.size(row.bytes), "" if row.measured else row.status)  # fmt: skip

@@ -94,7 +94,7 @@ def deliver_fastest(
         if not entries:
             raise FellShort(contenders[0].verdict)
         rows = profiling.profile(
-            entries, None, SECONDS, lambda share, text: progress(text, round(100 * share), 100),
+            entries, (), SECONDS, lambda share, text: progress(text, round(100 * share), 100),
             seed=planned.spec.seed,
         ).rows  # fmt: skip
     times = [row.latency_ms.p50 if row.measured else None for row in rows]

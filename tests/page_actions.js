@@ -24,7 +24,7 @@ addEventListener("load", () => setTimeout(() => {
   told.descending = values().every((value, i, all) => !i || all[i - 1] >= value);
   const figure = document.querySelector("figure");
   const points = [...figure.querySelectorAll(".point[href]")];
-  const at = (point) => point.getCTM().e;
+  const at = (point) => point.transform.baseVal[0].matrix.e;
   const apart = () => Math.abs(at(points[0]) - at(points[1]));
   const before = apart();
   figure.querySelector("button").click();

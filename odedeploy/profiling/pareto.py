@@ -5,6 +5,9 @@ lies entirely below its own: rows that the measurement cannot tell apart are bot
 that failed, or has no error, is never marked and dominates nobody. The row of the smallest upper
 latency limit is dominated by none, so every group with a measured row has a marked one.
 
+Rounds of one process tell nothing of how the next process of the same file fares, which is put into
+memory anew: intervals are widened by ``RESTART`` before they are compared.
+
 A mark is sure where another measurement within the intervals would give it again: no row of no
 larger error may turn out faster, or one certainly is.
 """
@@ -17,6 +20,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from odedeploy.profiling.records import Row
+
+RESTART = 0.03
+"""Share by which the latency of one file differs between two processes, either way."""
 
 
 class Point(NamedTuple):
@@ -79,4 +85,5 @@ def _point(row: Row) -> Point | None:
     interval = row.latency_interval_ms
     if not row.measured or interval is None or row.error is None or not math.isfinite(row.error):
         return None
-    return Point(row.rivals, row.error, *interval)
+    low, high = interval
+    return Point(row.rivals, row.error, low / (1 + RESTART), high * (1 + RESTART))

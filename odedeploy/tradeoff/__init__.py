@@ -17,6 +17,7 @@ from odedeploy.profiling import Baseline, Entry, Journal, Percentiles, Profile, 
 from odedeploy.profiling.queries import cut
 from odedeploy.profiling.records import model_of
 from odedeploy.runtime import batch_symbol, read_golden, read_manifest
+from odedeploy.spec import ExportSpec
 from odedeploy.tradeoff.clock import Clock
 from odedeploy.tradeoff.request import Cell, Request, command, file_name, stems
 from odedeploy.tradeoff.workshop import Workshop
@@ -125,7 +126,9 @@ def _add_model(work: _Work, model: Loaded, stem: str) -> None:
                 made[name] = _made(work, workshop, cell, name)
             except OdeDeployError as error:
                 made[name] = error
-                work.journal.add("missed", file=name, error=type(error).__name__, reason=str(error))
+                if all(line["file"] != name for line in work.journal.of("missed")):
+                    kind = type(error).__name__
+                    work.journal.add("missed", file=name, error=kind, reason=str(error))
         outcome = made[name]
         if isinstance(outcome, OdeDeployError):
             _miss(work, model, cell, outcome)
@@ -157,7 +160,8 @@ def _made(work: _Work, workshop: Workshop, cell: Cell, name: str) -> Manifest | 
     if not workshop.graph.sites and cell.tol != min(work.request.tols):
         work.journal.add("same", file=name)
         return None
-    manifest = workshop.delivered(cell.spec, path)
+    spec = cell.spec if workshop.graph.sites else _unsolved(cell.spec)
+    manifest = workshop.delivered(spec, path)
     work.journal.add("artefact", file=name, sha256=manifest.sha256)
     return manifest
 
@@ -166,6 +170,11 @@ def _whole(path: Path, sha256: str) -> bool:
     """Whether artefact and manifest are still there as they were written."""
     beside = path.with_name(path.name + ".json")
     return path.is_file() and beside.is_file() and files.sha256(path) == sha256
+
+
+def _unsolved(spec: ExportSpec) -> ExportSpec:
+    """A request for a network without a solve, to which no wish for a solver applies."""
+    return replace(spec, solver="auto", nfe=None)
 
 
 def _beside(path: Path) -> Manifest:
@@ -197,7 +206,9 @@ def _enter(
 ) -> None:
     """The artefact on its target, at every batch size."""
     assert cell.spec is not None
-    said = command(model, replace(cell.spec, precision=manifest.precision), Path(name))
+    spec = replace(cell.spec, precision=manifest.precision)
+    spec = _unsolved(spec) if manifest.plan["solver"] == "none" else spec
+    said = command(model, spec, Path(name))
     for target in work.request.chosen:
         if target.name == cell.target.name:
             asked = workshop.queries(target.batch)

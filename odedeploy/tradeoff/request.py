@@ -87,8 +87,10 @@ class Request:
 
         Raises BadInput or UnknownName for wishes that are nonsense on every target.
         """
-        targets = {target.name: target for target in self.chosen}.values()
-        for target in targets:
+        targets: dict[str, Target] = {}
+        for target in self.chosen:
+            targets.setdefault(target.name, target)
+        for target in targets.values():
             for precision in dict.fromkeys(self.precisions):
                 for form in dict.fromkeys(self.forms):
                     for tol in sorted(set(self.tols), reverse=True):
