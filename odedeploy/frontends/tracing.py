@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 import torch
@@ -125,8 +125,7 @@ def _exported(
         elif value.requires_grad:
             setattr(flat, target, value.detach())
     names = tuple(examples.inputs)
-    axis = torch.export.Dim(BATCH)
-    shapes = tuple({0: axis} if name in examples.batched else None for name in names)
+    shapes = _dynamic_shapes(model, examples)
     tensors = tuple(examples.tiled(batch).values())
     exported = torch.export.export(flat.eval(), tensors, dynamic_shapes=shapes, strict=False)
     if any(node.target is torch.ops.aten.diagonal.default for node in flat.graph.nodes):
@@ -141,6 +140,23 @@ def _exported(
     read = {name: p for name, p in parameters if p.dim() == 1 and name in renamed.values()}
     rename(program.model, renamed, read)
     return program.model
+
+
+def _dynamic_shapes(model: nn.Module, examples: Examples) -> tuple[dict[int, Any] | None, ...]:
+    """By input, its symbolic axes: the batch, and those that the model itself names.
+
+    ``model.dynamic_axes``, where there is one, maps input names to {axis: name}; axes of one name
+    are equal.
+    """
+    named = getattr(model, "dynamic_axes", {})
+    sizes = {name: torch.export.Dim(name) for axes in named.values() for name in axes.values()}
+    batch = torch.export.Dim(BATCH)
+    shapes = []
+    for name in examples.inputs:
+        axes = {0: batch} if name in examples.batched else {}
+        axes |= {axis: sizes[symbol] for axis, symbol in named.get(name, {}).items()}
+        shapes.append(axes or None)
+    return tuple(shapes)
 
 
 def _constants(flat: torch.fx.GraphModule) -> set[str]:
