@@ -15,7 +15,7 @@ NAME = "rnn-spirals"
 SIZE = 37
 """States of the GRU, which give it as many parameters as the latent ODE has."""
 
-RECIPE = Recipe(epochs=20, batch=100, learning_rate=1e-2, weight_decay=1e-4, averaging=0.995)
+RECIPE = Recipe(epochs=10, batch=50, learning_rate=1e-2, weight_decay=1e-4, averaging=0.995)
 
 
 class GapRnn(nn.Module):
@@ -56,12 +56,12 @@ class GapRnn(nn.Module):
 
 
 def task(count: int = spirals.TRAINING_COUNT, recipe: Recipe = RECIPE) -> Task:
-    """Predict the next of the observations; the data and their draws as for the latent ODE."""
+    """Predict the next point; the data and their draws as for the latent ODE."""
     drawn = spirals.draw(count, spirals.TRAINING)
 
     def batch(rows: Tensor, generator: Generator) -> Batch:
         counts = torch.randint(10, spirals.POINTS + 1, (len(rows),), generator=generator)
-        return tuple(spirals.observe(drawn.rows(rows % count), counts, generator))
+        return through(drawn.rows(rows % count), counts, generator)
 
     return Task(
         name=NAME,
@@ -76,8 +76,20 @@ def task(count: int = spirals.TRAINING_COUNT, recipe: Recipe = RECIPE) -> Task:
     )
 
 
+def through(drawn: spirals.Spirals, counts: Tensor, generator: Generator) -> Batch:
+    """Values, times and mask (n, 200, …): observations, and all that follows them, padding last."""
+    seen = spirals.observe(drawn, counts, generator)
+    after, later = drawn.noisy[:, spirals.POINTS :], spirals.TIMES[spirals.POINTS :]
+    values = torch.cat([seen.values, after], dim=1)
+    times = torch.cat([seen.times, later.expand(len(after), -1)], dim=1)
+    mask = torch.cat([seen.mask, torch.ones(after.shape[:2])], dim=1)
+    order = torch.sort(mask, dim=1, descending=True, stable=True).indices
+    values = torch.gather(values, 1, order[..., None].expand(-1, -1, 2))
+    return values, torch.gather(times, 1, order), torch.gather(mask, 1, order)
+
+
 def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-    """Negative Gaussian log-likelihood of every next observation, up to a constant."""
+    """Negative Gaussian log-likelihood of every next point, up to a constant."""
     values, times, mask = batch
     change = model(values[:, :-1], times[:, 1:] - times[:, :-1])
     squares = ((values[:, 1:] - values[:, :-1] - change) * mask[:, 1:, None]).square()

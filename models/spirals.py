@@ -2,7 +2,8 @@
 
 Both kinds run along one Archimedean spiral, r = 0.3 θ up to θ = 6π: half of the trajectories
 anticlockwise and outwards, half clockwise and inwards. A trajectory has 200 points, 1.2 turns; the
-first 100 may be observed, at t in [0, 1), the other 100 are to be predicted.
+first 100 may be observed, at t in [0, 1), the other 100 are to be predicted; of training
+trajectories both are known.
 
 After Chen et al. 2018, section 5.1, and its published example (noise of 0.3, 500 points in 6π).
 """
@@ -34,7 +35,7 @@ FACTS = {
     "name": "spirals",
     "source": "made from seeds, after Chen et al. 2018, section 5.1",
     "licence": "none needed",
-    "training": "the first halves of 1,000 trajectories, seed 0",
+    "training": "1,000 trajectories, seed 0",
     "held_out": "RMSE of the second halves of 250 trajectories, seed 1, by observations",
     "test": "RMSE of the second halves of 1,000 trajectories, seed 2, by observations",
     "calibration": "2,048 trajectories, seed 3",

@@ -100,19 +100,19 @@ def test_the_loss_bounds_the_evidence():
     torch.nn.init.zeros_(model.recognition.posterior.bias)
     batch = latent_ode.learn(Resting, Recipe(epochs=1), 8).batch(torch.arange(8), generator())
     bound, metrics = latent_ode.loss(model, batch)
-    squares = batch[3].square()
-    torch.testing.assert_close(bound, squares.sum((1, 2)).mean() / 100 / (2 * 0.3**2))
+    squares = batch[4].square()
+    torch.testing.assert_close(bound, squares.sum(2).mean() / (2 * 0.3**2))
     assert metrics["rmse"] == pytest.approx(squares.mean().sqrt().item())
 
 
-def test_a_run_learns_and_resumes_to_the_same_bits(tmp_path):
+def test_a_run_learns_and_ends_at_its_recipe(tmp_path):
     recipe = Recipe(epochs=2, tolerances=(1e-2, 1e-2), batch=20, learning_rate=1e-2)
     task = latent_ode.learn(LatentOde, recipe, 20)
     reports = []
     trained = training.run(
         task, tmp_path / "whole.ckpt", device="cpu", every=20, report=reports.append
     )
-    assert len(reports) == 2 and reports[1].loss < 0.7 * reports[0].loss
+    assert len(reports) == 2 and reports[1].loss < 0.9 * reports[0].loss
     assert set(reports[1].held_out) == {"rmse_30", "rmse_50", "rmse_100"}
     again = training.run(task, tmp_path / "whole.ckpt", device="cpu")
     for name, weight in trained.state_dict().items():

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from odedeploy.errors import OdeDeployError
+from odedeploy.errors import BadInput, OdeDeployError
 from odedeploy.frontends.aligning import align, holds
 from odedeploy.frontends.concrete import Concrete
 from odedeploy.frontends.decompositions import FUNCTIONAL
@@ -146,9 +146,13 @@ def _dynamic_shapes(model: nn.Module, examples: Examples) -> tuple[dict[int, Any
     """By input, its symbolic axes: the batch, and those that the model itself names.
 
     ``model.dynamic_axes``, where there is one, maps input names to {axis: name}; axes of one name
-    are equal.
+    are equal. Raises BadInput for an input that is none.
     """
     named = getattr(model, "dynamic_axes", {})
+    if unknown := sorted(set(named) - set(examples.inputs)):
+        raise BadInput(
+            f"dynamic_axes names {unknown[0]!r}; the inputs are {', '.join(examples.inputs)}."
+        )
     sizes = {name: torch.export.Dim(name) for axes in named.values() for name in axes.values()}
     batch = torch.export.Dim(BATCH)
     shapes = []
