@@ -229,6 +229,7 @@ def test_the_shipped_model_beats_the_last_value():
     assert ours < 0.95 * wrong.sqrt().item()
 
 
+@pytest.mark.slow
 def test_the_example_reads_a_patient_without_torch(file, tmp_path):
     """The app's numbers are the model's on the same record."""
     from odedeploy import api
@@ -236,7 +237,7 @@ def test_the_example_reads_a_patient_without_torch(file, tmp_path):
 
     model, _, _ = file
     path = tmp_path / "patients.onnx"
-    spec = ExportSpec(tol=1e-2, solver="rk4", samples=200)
+    spec = ExportSpec(tol=1e-2, solver="rk4", nfe=8, samples=90)
     api.deploy(api.load_model("patients"), spec, path)
     script, record = EXAMPLES / "read_patient.py", EXAMPLES / "patient.csv"
     done = torchless.run(
@@ -246,7 +247,7 @@ def test_the_example_reads_a_patient_without_torch(file, tmp_path):
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[0] == "2023-11-16, 309 days after the last visit"
-    assert "With 95 % confidence" in lines[-1]
+    assert lines[-1].endswith("have an error of at most 0.01.")
     _, inputs = runpy.run_path(str(script))["read"](record)
     day = torch.tensor([inputs["day"][0, -1] + 309])
     with torch.no_grad():
