@@ -2,9 +2,9 @@
 
 A gated recurrence and the traces of each value jump at every visit, knowing the days in between;
 from the last visit on, the state drifts by an ODE of its own to the date that is asked for; a
-linear head reads the change since each value was last measured. dh/dt = g(h) (c(h) − h), as in GRU-ODE, keeps the state
-bounded. The time from the last visit to the date is the length of the solve, by rescaling to
-s ∈ [0, 1]: 309 days are 309 days, for every patient of a batch.
+linear head reads the change since each value was last measured. dh/dt = g(h) (c(h) − h), as in
+GRU-ODE, keeps the state bounded. The time from the last visit to the date is the length of the
+solve, by rescaling to s ∈ [0, 1]: 309 days are 309 days, for every patient of a batch.
 
 Sources: Chen, Rubanova, Bettencourt, Duvenaud, *Neural Ordinary Differential Equations*,
 NeurIPS 2018 (arXiv 1806.07366), section 5; Rubanova, Chen, Duvenaud, *Latent ODEs for
