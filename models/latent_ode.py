@@ -37,12 +37,12 @@ QUERIES = 12
 DRAWS = 20
 """How often an epoch sees a trajectory, each time with other observations."""
 
-FOLLOWED = 50
+FOLLOWED = 25
 """Points of a trajectory that a training step compares, of all 200."""
 
 RECIPE = Recipe(
-    epochs=10,
-    tolerances=(1e-3,) * 8 + (1e-5,) * 2,
+    epochs=8,
+    tolerances=(1e-3,) * 7 + (1e-5,),
     batch=50,
     learning_rate=1e-2,
     weight_decay=1e-4,
