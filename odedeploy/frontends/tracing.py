@@ -155,7 +155,7 @@ def _dynamic_shapes(model: nn.Module, examples: Examples) -> tuple[dict[int, Any
         )
     sizes = {name: torch.export.Dim(name) for axes in named.values() for name in axes.values()}
     batch = torch.export.Dim(BATCH)
-    shapes = []
+    shapes: list[dict[int, Any] | None] = []
     for name in examples.inputs:
         axes = {0: batch} if name in examples.batched else {}
         axes |= {axis: sizes[symbol] for axis, symbol in named.get(name, {}).items()}
