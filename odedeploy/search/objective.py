@@ -89,11 +89,11 @@ class _Target:
     """Squared relative errors, (rows,)."""
 
     def __init__(self, array: np.ndarray, floor: float) -> None:
-        self._truth = torch.from_numpy(np.ascontiguousarray(array)).double().flatten(1)
+        self._truth = _rows(torch.from_numpy(np.ascontiguousarray(array)))
         self._scale = self._truth.square().sum(1).clamp(min=floor**2)
 
     def __call__(self, found: Tensor) -> Tensor:
-        return (found.double().flatten(1) - self._truth).square().sum(1) / self._scale
+        return (_rows(found) - self._truth).square().sum(1) / self._scale
 
 
 class _Decisions:
@@ -107,6 +107,11 @@ class _Decisions:
         moved = found.double() - self._truth
         used = (moved - moved.gather(1, self._best)) / self._widths
         return used.flatten(1).square().sum(1)
+
+
+def _rows(answers: Tensor) -> Tensor:
+    """Float64 (rows, …) as (rows, values); one number an input is one value."""
+    return answers.double().reshape(len(answers), -1)
 
 
 def _target(array: np.ndarray, margins: Margins | None) -> _Target | _Decisions:
