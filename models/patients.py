@@ -200,7 +200,7 @@ def latest_known(known: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def build() -> tuple[PatientOde, dict[str, np.ndarray]]:
-    """The trained model in eval mode, and the prefixes of the 124 patients not trained on."""
+    """The trained model in eval mode, and 632 prefixes of patients not trained on."""
     model = PatientOde()
     model.load_state_dict(publishing.shipped_weights(NAME))
     return model.eval(), pbcseq.shipped()

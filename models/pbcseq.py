@@ -33,6 +33,9 @@ VALUES = (*LABS, "stage", "ascites", "hepato", "spiders", "edema")
 """What a visit gives, some of it missing."""
 
 VISITS = 16
+FURTHEST = 4 * 365.25
+"""Days from the last visit to the date, at most, of a calibration input; one prefix has more."""
+
 PARTS = {"training": (0, 188), "validation": (188, 234), "held-out": (234, 312)}
 """Places in a seeded order of the patients."""
 
@@ -51,7 +54,8 @@ FACTS = {
     "training": "188 of 312 patients, split by patient",
     "held_out": "46 other patients, by which the recipe was chosen",
     "test": "78 other patients: RMSE of the next visit's laboratory values, in standard deviations",
-    "calibration": "all visits but the last, as prefixes, of the 124 patients not trained on",
+    "calibration": "632 prefixes of the visits of the 124 patients not trained on, and dates up to "
+    "four years later",
 }
 
 
@@ -150,11 +154,15 @@ def shipped() -> dict[str, np.ndarray]:
 
 
 def ship(patients: Patients, path: Path) -> None:
-    """Write the prefixes of the patients not trained on as the .npz that ``shipped`` reads."""
+    """Write the prefixes of the patients not trained on as the .npz that ``shipped`` reads.
+
+    Those whose date is more than ``FURTHEST`` after their last visit are left out.
+    """
     parts = [following(patients.part(name)).inputs for name in ("validation", "held-out")]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    near = joined["date"] - joined["day"].max(axis=1) <= FURTHEST
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **joined)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **{name: array[near] for name, array in joined.items()})  # type: ignore[arg-type]
     files.replace(path, buffer.getvalue())
 
 
