@@ -179,7 +179,8 @@ class PatientOde(nn.Module):
         h = torch.tanh(self.enter(told))
         change: Tensor = self.change(self._drift(h, (date[:, None] - latest) / YEAR))
         labs = len(pbcseq.LABS)
-        return last[:, :labs] + (self.blend * apart[..., :labs]).sum(dim=1) + change
+        level: Tensor = (self.blend * apart[..., :labs]).sum(dim=1)
+        return last[:, :labs] + level + change
 
     def _drift(self, h: Tensor, years: Tensor) -> Tensor:
         """The state (batch, size) after ``years`` (batch, 1)."""

@@ -162,7 +162,7 @@ def ship(patients: Patients, path: Path) -> None:
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     near = joined["date"] - joined["day"].max(axis=1) <= FURTHEST
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: array[near] for name, array in joined.items()})  # type: ignore[arg-type]
+    np.savez_compressed(buffer, **{name: array[near] for name, array in joined.items()})
     files.replace(path, buffer.getvalue())
 
 
