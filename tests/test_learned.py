@@ -50,7 +50,7 @@ from odedeploy.search.improvement import Improvement
 from odedeploy.search.learned import AMPLIFICATION, Families, Family, inserted
 from odedeploy.search.leastsquares import least_squares
 from odedeploy.search.measure import errors_of
-from odedeploy.search.objective import descend, judges
+from odedeploy.search.objective import _target, descend, judges
 from odedeploy.search.planning import order
 from odedeploy.solvers import SOLVERS
 from odedeploy.spec import ExportSpec
@@ -584,3 +584,11 @@ def _errors_against_fine(
         return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
     return error
+
+
+def test_one_number_an_input_is_judged_like_a_row_of_one() -> None:
+    truth = np.array([3.0, 4.0], np.float32)
+    for shape in ((2,), (2, 1), (2, 1, 1)):
+        target = _target(truth.reshape(shape), None)
+        wrong = torch.tensor([3.0, 5.0]).reshape(shape)
+        torch.testing.assert_close(target(wrong), torch.tensor([[0], [1 / 4]]).double())

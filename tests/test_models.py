@@ -42,7 +42,8 @@ def test_a_model_is_built_ready_to_run(shipped):
     assert list(inputs) == list(inspect.signature(model.forward).parameters)
     assert {array.dtype for array in inputs.values()} <= {np.dtype("f4"), np.dtype("i8")}
     assert all(np.isfinite(array).all() for array in inputs.values())
-    assert {len(array) for array in inputs.values()} == {2048}
+    (count,) = {len(array) for array in inputs.values()}
+    assert count >= 600
     stored = load_file(models.WEIGHTS / f"{models.source(name)}.safetensors")
     built = {key: value.numpy() for key, value in model.state_dict().items()}
     assert stored.keys() == built.keys()

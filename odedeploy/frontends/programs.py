@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from odedeploy.frontends.evaluation import TorchEvaluator, planned
 from odedeploy.frontends.examples import PRIMES, Examples
 from odedeploy.frontends.preserve import preserved
-from odedeploy.frontends.tracing import aten, exported, quiet, traced
+from odedeploy.frontends.tracing import aten, exported, named_axes, quiet, traced
 from odedeploy.program import Plan
 
 SOURCES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
@@ -43,7 +43,8 @@ def program(
         else:
             first = len(examples.inputs[examples.batched[0]])
             second = next(n for n in PRIMES if n > first)
-            finish = partial(export, examples=examples, batch=first, most=most)
+            named = named_axes(model, examples)
+            finish = partial(export, examples=examples, batch=first, most=most, named=named)
             found = traced(examples, (first, second), forward, True, finish)
     return _without_sources(found)
 

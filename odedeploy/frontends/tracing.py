@@ -11,18 +11,19 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
-from typing import Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from odedeploy.errors import OdeDeployError
+from odedeploy.errors import BadInput, OdeDeployError
 from odedeploy.frontends.aligning import align, holds
 from odedeploy.frontends.concrete import Concrete
 from odedeploy.frontends.decompositions import FUNCTIONAL
@@ -47,6 +48,7 @@ REASONS = {
 CAUSE = "\n\ncaused by "
 
 Result = TypeVar("Result")
+NamedAxes = Mapping[str, Mapping[int, str]]
 
 
 class Untraceable(Exception):
@@ -136,18 +138,18 @@ def exported(
     batch: int,
     most: int | None = None,
     fixed: bool = False,
+    named: NamedAxes = MappingProxyType({}),
 ) -> torch.export.ExportedProgram:
     """The program of ``flat``, which was traced on ``batch`` rows of ``examples``.
 
-    Its batch is symbolic, up to ``most`` rows where that is given, unless it is ``fixed``.
+    Its batch is symbolic, up to ``most`` rows where that is given, and so are the axes that are
+    ``named``, unless all are ``fixed``.
     """
     for target in _constants(flat):
         if (value := getattr(flat, target)).requires_grad:
             setattr(flat, target, value.detach())
-    axis = torch.export.Dim(BATCH) if most is None else torch.export.Dim(BATCH, min=1, max=most)
-    shapes = tuple({0: axis} if name in examples.batched else None for name in examples.inputs)
     tensors = tuple(examples.tiled(batch).values())
-    free = None if fixed else shapes
+    free = None if fixed else _dynamic_shapes(examples, named, most)
     program = torch.export.export(flat.eval(), tensors, dynamic_shapes=free, strict=False)
     if any(node.target is torch.ops.aten.diagonal.default for node in flat.graph.nodes):
         program = program.run_decompositions(FUNCTIONAL)
@@ -168,11 +170,11 @@ def _written(
         if id(value := getattr(flat, target)) in originals
     }
     names = tuple(examples.inputs)
-    axis = torch.export.Dim(BATCH)
-    shapes = tuple({0: axis} if name in examples.batched else None for name in names)
+    named = named_axes(model, examples)
+    shapes = _dynamic_shapes(examples, named)
     program = torch.onnx.export(
-        exported(flat, examples, batch), dynamo=True, dynamic_shapes=shapes, input_names=names,
-        output_names=outputs, opset_version=OPSET, verbose=False,
+        exported(flat, examples, batch, named=named), dynamo=True, dynamic_shapes=shapes,
+        input_names=names, output_names=outputs, opset_version=OPSET, verbose=False,
     )  # fmt: skip
     assert program is not None
     _free_names(program.model.graph)
@@ -180,6 +182,33 @@ def _written(
     read = {name: p for name, p in parameters if p.dim() == 1 and name in renamed.values()}
     rename(program.model, renamed, read)
     return program.model
+
+
+def named_axes(model: nn.Module, examples: Examples) -> NamedAxes:
+    """``model.dynamic_axes``, where there is one: input names to {axis: name}.
+
+    Axes of one name are equal. Raises BadInput for an input that is none.
+    """
+    named: NamedAxes = getattr(model, "dynamic_axes", {})
+    if unknown := sorted(set(named) - set(examples.inputs)):
+        raise BadInput(
+            f"dynamic_axes names {unknown[0]!r}; the inputs are {', '.join(examples.inputs)}."
+        )
+    return named
+
+
+def _dynamic_shapes(
+    examples: Examples, named: NamedAxes, most: int | None = None
+) -> tuple[dict[int, Any] | None, ...]:
+    """By input, its symbolic axes: the batch, of at most ``most`` rows, and those that are named."""
+    sizes = {name: torch.export.Dim(name) for axes in named.values() for name in axes.values()}
+    batch = torch.export.Dim(BATCH) if most is None else torch.export.Dim(BATCH, min=1, max=most)
+    shapes: list[dict[int, Any] | None] = []
+    for name in examples.inputs:
+        axes = {0: batch} if name in examples.batched else {}
+        axes |= {axis: sizes[symbol] for axis, symbol in named.get(name, {}).items()}
+        shapes.append(axes or None)
+    return tuple(shapes)
 
 
 def _constants(flat: torch.fx.GraphModule) -> set[str]:

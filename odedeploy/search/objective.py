@@ -89,11 +89,11 @@ class _Target:
     """Differences from the truth in units of its norm, (rows, entries)."""
 
     def __init__(self, array: np.ndarray, floor: float) -> None:
-        self._truth = torch.from_numpy(np.ascontiguousarray(array)).double().flatten(1)
+        self._truth = _rows(torch.from_numpy(np.ascontiguousarray(array)))
         self._scale = self._truth.norm(dim=1, keepdim=True).clamp(min=floor)
 
     def __call__(self, found: Tensor) -> Tensor:
-        missed: Tensor = (found.double().flatten(1) - self._truth) / self._scale
+        missed: Tensor = (_rows(found) - self._truth) / self._scale
         return missed
 
 
@@ -108,6 +108,11 @@ class _Decisions:
         moved = found.double() - self._truth
         used: Tensor = (moved - moved.gather(1, self._best)) / self._widths
         return used.flatten(1)
+
+
+def _rows(answers: Tensor) -> Tensor:
+    """Float64 (rows, …) as (rows, values); one number an input is one value."""
+    return answers.double().reshape(len(answers), -1)
 
 
 def _target(array: np.ndarray, margins: Margins | None) -> _Target | _Decisions:

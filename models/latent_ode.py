@@ -1,0 +1,237 @@
+"""``latent-ode-spirals``: the latent ODE of Chen et al. 2018 on spirals seen at irregular times.
+
+A recognition network reads noisy observations backwards and gives a Gaussian over the latent state
+at t = 0; an autonomous vector field carries the state to any time; a decoder gives the position.
+
+The recognition network is a gated recurrence whose last state is a sum, for any number of
+observations. It reads twice: the second time knowing what the first time told.
+
+Every query is a solve of its own over s ∈ [0, 1], with the field scaled by the query time. How many
+queries there are, and at which times, is thereby free for every sample.
+
+Source: Chen, Rubanova, Bettencourt, Duvenaud, *Neural Ordinary Differential Equations*,
+NeurIPS 2018 (arXiv 1806.07366), section 5.1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import pad
+from torchdiffeq import odeint
+
+from odedeploy.models import publishing, spirals
+from odedeploy.models.recurrence import Recurrence
+from odedeploy.models.tasks import Batch, Metrics, Recipe, Task
+
+NAME = "latent-ode-spirals"
+LATENT, HIDDEN, RECOGNITION = 4, 20, 25
+CALIBRATION = 2048
+QUERIES = 12
+"""Query times of a calibration input; an exported file takes any number."""
+
+DRAWS = 20
+"""How often an epoch sees a trajectory, each time with other observations."""
+
+FOLLOWED = 25
+"""Points of a trajectory that a training step compares, of all 200."""
+
+RECIPE = Recipe(
+    epochs=8,
+    tolerances=(1e-3,) * 7 + (1e-5,),
+    batch=50,
+    learning_rate=1e-2,
+    weight_decay=1e-4,
+    averaging=0.995,
+)
+
+
+class Recognition(nn.Module):
+    """Values (batch, n, 2) at times (batch, n) → mean and log-variance (batch, latent) at t = 0."""
+
+    def __init__(self, latent: int = LATENT, size: int = RECOGNITION) -> None:
+        super().__init__()
+        self.first = Recurrence(4, size, backwards=True)
+        self.second = Recurrence(4 + size, size, backwards=True)
+        self.posterior = nn.Linear(2 * size, 2 * latent)
+
+    def forward(self, values: Tensor, times: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        gaps = times - pad(times, (1, 0))[:, :-1]
+        seen = torch.cat([values, times[..., None], gaps[..., None]], dim=-1)
+        told = self.first(seen, mask)
+        knowing = told[:, None].expand(-1, seen.shape[1], -1)
+        again = self.second(torch.cat([seen, knowing], dim=-1), mask)
+        mean, log_variance = self.posterior(torch.cat([told, again], dim=-1)).chunk(2, dim=-1)
+        return mean, log_variance
+
+
+class VectorField(nn.Module):
+    """f(z) of a latent state (…, latent); it does not depend on time."""
+
+    def __init__(self, latent: int = LATENT, hidden: int = HIDDEN) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(latent, hidden),
+            nn.Tanh(),
+            nn.Linear(hidden, hidden),
+            nn.Tanh(),
+            nn.Linear(hidden, latent),
+        )
+        self.evaluations = 0
+
+    def forward(self, z: Tensor) -> Tensor:
+        self.evaluations += 1
+        out: Tensor = self.layers(z)
+        return out
+
+
+class LatentOde(nn.Module):
+    """Where a trajectory is at query times, from irregular and noisy observations of it.
+
+    ``tolerance`` is rtol = atol of the adaptive solve. ``adjoint_tolerance`` goes unused: training
+    runs backwards through the solver.
+    """
+
+    dynamic_axes = {
+        "values": {1: "observations"},
+        "times": {1: "observations"},
+        "mask": {1: "observations"},
+        "query": {1: "queries"},
+    }
+
+    def __init__(
+        self,
+        latent: int = LATENT,
+        hidden: int = HIDDEN,
+        recognition: int = RECOGNITION,
+        tolerance: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.recognition = Recognition(latent, recognition)
+        self.field = VectorField(latent, hidden)
+        self.decoder = nn.Sequential(nn.Linear(latent, hidden), nn.Tanh(), nn.Linear(hidden, 2))
+        self.tolerance = self.adjoint_tolerance = tolerance
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the vector field so far."""
+        return self.field.evaluations
+
+    def forward(self, values: Tensor, times: Tensor, mask: Tensor, query: Tensor) -> Tensor:
+        """Positions (batch, queries, 2) at ``query`` (batch, queries).
+
+        ``values`` (batch, observations, 2) are at ascending ``times`` (batch, observations);
+        ``mask`` is 1 for an observation and 0 for padding.
+        """
+        start, _ = self.recognition(values, times, mask)
+        span = query[..., None]
+        start = start[:, None] * torch.ones_like(span)
+        positions: Tensor = self.decoder(
+            self._solve(lambda s, z: span * self.field(z), start, torch.tensor([0.0, 1.0]))[-1]
+        )
+        return positions
+
+    def trajectories(self, start: Tensor, times: Tensor) -> Tensor:
+        """Positions (batch, n, 2) at n ``times`` that all samples share, by a single solve."""
+        states = self._solve(lambda t, z: self.field(z), start, times)
+        positions: Tensor = self.decoder(states.transpose(0, 1))
+        return positions
+
+    def _solve(self, field: object, start: Tensor, times: Tensor) -> Tensor:
+        tolerance = self.tolerance
+        times = times.to(start)
+        return cast(
+            Tensor, odeint(field, start, times, rtol=tolerance, atol=tolerance, method="dopri5")
+        )
+
+
+def build() -> tuple[LatentOde, dict[str, np.ndarray]]:
+    """The trained model in eval mode, and 2,048 trajectories of their own seed with 12 queries.
+
+    They have 10 to 100 observations, padded to 100, and query times in [0, 2].
+    """
+    model = LatentOde()
+    model.load_state_dict(publishing.shipped_weights(NAME))
+    return model.eval(), calibration()
+
+
+def calibration(count: int = CALIBRATION, seed: int = spirals.CALIBRATION) -> dict[str, np.ndarray]:
+    """Inputs by name: observations of ``count`` trajectories, and query times."""
+    drawn = spirals.draw(count, seed)
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.randint(10, spirals.POINTS + 1, (count,), generator=generator)
+    seen = spirals.observe(drawn, counts, generator)
+    query = 2 * torch.rand(count, QUERIES, generator=generator)
+    return {name: tensor.numpy() for name, tensor in seen._asdict().items()} | {
+        "query": query.sort(dim=1).values.numpy()
+    }
+
+
+def task(data: Path | None = None) -> Task:
+    """Learn 1,000 spirals from 10 to 100 observations of the first half of each.
+
+    The trajectories are made from a seed; ``data`` is not read. Held out are 250 others, the test
+    1,000 more.
+    """
+    return learn(LatentOde, RECIPE, spirals.TRAINING_COUNT)
+
+
+def learn(model: type[LatentOde], recipe: Recipe, count: int) -> Task:
+    """The task of training ``model`` on ``count`` trajectories."""
+    drawn = spirals.draw(count, spirals.TRAINING)
+
+    def batch(rows: Tensor, generator: Generator) -> Batch:
+        chosen = drawn.rows(rows % count)
+        counts = torch.randint(10, spirals.POINTS + 1, (len(rows),), generator=generator)
+        seen = spirals.observe(chosen, counts, generator)
+        noise = torch.randn(len(rows), LATENT, generator=generator)
+        order = torch.randperm(len(spirals.TIMES) - 1, generator=generator)[: FOLLOWED - 1] + 1
+        points = torch.cat([torch.zeros(1, dtype=torch.int64), order.sort().values])
+        return (*seen, spirals.TIMES[points], chosen.noisy[:, points], noise)
+
+    return Task(
+        name=NAME,
+        model=model,
+        size=DRAWS * count,
+        batch=batch,
+        loss=loss,
+        held_out=lambda trained: measure(cast(LatentOde, trained), 250, spirals.HELD_OUT),
+        test=lambda trained: measure(cast(LatentOde, trained), spirals.TEST_COUNT, spirals.TEST),
+        recipe=recipe,
+        data=spirals.FACTS,
+    )
+
+
+def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+    """Negative evidence lower bound of a trajectory, per point; RMSE to its noisy points."""
+    values, times, mask, when, target, noise = batch
+    latent_ode = cast(LatentOde, model)
+    mean, log_variance = latent_ode.recognition(values, times, mask)
+    start = mean + noise * torch.exp(0.5 * log_variance)
+    found = latent_ode.trajectories(start, when)
+    squares = (found - target).square()
+    points = len(spirals.TIMES)
+    likelihood = points * squares.sum(dim=2).mean(dim=1) / (2 * spirals.NOISE**2)
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
+    bound = (likelihood + divergence).mean() / points
+    return bound, {"rmse": squares.mean().sqrt().item()}
+
+
+@torch.no_grad()
+def measure(model: LatentOde, count: int, seed: int) -> Metrics:
+    """Predictive RMSE by number of observations: the second half against the noiseless truth."""
+    drawn = spirals.draw(count, seed)
+    device = next(model.parameters()).device
+    found = {}
+    for observations in spirals.OBSERVATIONS:
+        generator = torch.Generator().manual_seed(seed)
+        seen = spirals.observe(drawn, torch.full((count,), observations), generator)
+        start, _ = model.recognition(*(tensor.to(device) for tensor in seen))
+        times = torch.cat([torch.zeros(1), spirals.TIMES[spirals.POINTS :]])
+        path = model.trajectories(start, times)[:, 1:].cpu()
+        found[f"rmse_{observations}"] = spirals.rmse(path, drawn.true[:, spirals.POINTS :])
+    return found
