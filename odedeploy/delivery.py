@@ -16,6 +16,7 @@ import numpy as np
 from odedeploy import files, formats, metrics
 from odedeploy.account import manifest_of
 from odedeploy.errors import BadInput, FellShort
+from odedeploy.fixed_batch import InBatches
 from odedeploy.formats import Built, Format, Runner
 from odedeploy.graph import (
     OdeGraph,
@@ -27,7 +28,8 @@ from odedeploy.graph import (
 from odedeploy.manifest import Manifest
 from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.reference import SHARE, Reference
-from odedeploy.runtime import CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
+from odedeploy.program import Plan
+from odedeploy.runtime import BATCH, CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
 from odedeploy.search import Certificate, judge, shortfall, split
 from odedeploy.search.alarm import Watched, watch_plan
 from odedeploy.spec import ExportSpec
@@ -80,7 +82,7 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         progress("verify", 0, 1)
         draft = Path(folder) / f"draft{form.suffix}"
         artefact.write(draft, {})
-        runner = form.open(draft)
+        runner = opened(form, draft, graph, planned.plan, spec.batch)
         verification = _verified(graph, planned, runner)
         extra = {} if verification.failures else _of_form(graph, planned, runner)
         keepsake = _keepsake(planned, runner, verification)
@@ -97,18 +99,33 @@ def deliver(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         {**planned.seconds, **watch.seconds},
     )
     manifest.extra.update(extra)
+    if isinstance(runner, InBatches):
+        held = runner.runner
+        manifest = replace(manifest, inputs=held.inputs, outputs=held.outputs)
+        manifest.extra[BATCH] = runner.size
     return _written(artefact, path, manifest, keepsake)
 
 
 def built(form: Format, graph: OdeGraph, planned: Planned) -> Built:
     """The artefact of a planned graph, in the precision that it was planned for."""
     plan, spec = planned.plan, planned.spec
+    graph = replace(graph, batch=spec.batch)
     if planned.transform is None:
         return form.build(graph, plan, spec.form)
     from odedeploy.formats.onnx import BuiltOnnx
     from odedeploy.lowering import lower
 
     return BuiltOnnx(planned.transform(lower(graph, plan, spec.form), plan), {})
+
+
+def opened(
+    form: Format, path: Path, graph: OdeGraph, plan: Plan, batch: int | None
+) -> Runner:
+    """The file in its runtime; one for a single ``batch`` size takes any number of inputs here."""
+    runner = form.open(path)
+    if batch is None:
+        return runner
+    return InBatches(runner, batch, input_specs(graph.model), delivered_specs(graph.model, plan))
 
 
 def _keepsake(planned: Planned, runner: Runner, verification: Verification) -> str:
@@ -125,6 +142,9 @@ def _keepsake(planned: Planned, runner: Runner, verification: Verification) -> s
     if plan.control is not None:
         answering = Asked(runner)
         apart = max(apart, 2 * float(verification.error.max()))
+    if isinstance(runner, InBatches):
+        answering = runner.runner
+        inputs = runner.rows(inputs, np.arange(runner.size) % len(splits.certify))
     monitors = () if plan.alarm is None else (plan.alarm.output,)
     return golden(answering, inputs, tolerance=apart, monitors=monitors).pack()
 

@@ -17,10 +17,18 @@ import torch
 
 from odedeploy import files
 from odedeploy.errors import BadInput, Crashed
-from odedeploy.graph import Inputs, OdeGraph, delivered_specs, input_specs
+from odedeploy.graph import (
+    Inputs,
+    OdeGraph,
+    batch_symbol,
+    delivered_specs,
+    input_specs,
+    output_specs,
+)
 from odedeploy.manifest import TensorSpec
-from odedeploy.program import Plan
-from odedeploy.runtime import check_inputs
+from odedeploy.program import Control, Plan
+from odedeploy.program.control import ATOL, MAX_EVALUATIONS, OPTIONS, RTOL
+from odedeploy.runtime import check_inputs, check_options
 
 SIGNATURE = "odedeploy.signature"
 """Extra file with the names, dtypes and shapes of inputs and outputs, as JSON."""
@@ -60,15 +68,17 @@ class TorchScriptModel:
     def __init__(self, module: torch.jit.ScriptModule, metadata: Mapping[str, str]) -> None:
         self._module = module
         self.metadata = {k: v for k, v in metadata.items() if k != SIGNATURE}
-        self.inputs, self.outputs = _read_signature(metadata[SIGNATURE])
+        self.inputs, self.outputs, self.options = _read_signature(metadata[SIGNATURE])
 
     def run(self, inputs: Inputs) -> dict[str, np.ndarray]:
         """Outputs by name; raises BadInput for inputs that do not fit, Crashed when torch fails."""
-        arrays = check_inputs(inputs, self.inputs)
+        options = check_options(inputs, self.options)
+        arrays = check_inputs({n: a for n, a in inputs.items() if n not in options}, self.inputs)
         tensors = [torch.from_numpy(np.array(arrays[spec.name])) for spec in self.inputs]
+        given = {name: torch.from_numpy(array) for name, array in options.items()}
         try:
             with torch.inference_mode():
-                results = self._module(*tensors)
+                results = self._module(*tensors, **given)
         except RuntimeError as error:
             raise Crashed(f"TorchScript failed ({_line(error)}).") from error
         return {s.name: r.numpy() for s, r in zip(self.outputs, results, strict=True)}
@@ -77,10 +87,10 @@ class TorchScriptModel:
 class TorchScript:
     name = "torchscript"
     suffix = ".pt"
-    forms = ("unrolled",)
+    forms = ("unrolled", "adaptive")
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltTorchScript:
-        """Traced on the example rows. Tracing warns of every value that it makes a constant, stage
+        """Traced on the example rows, step-size control scripted around the traces. Tracing warns of every value that it makes a constant, stage
         times and coefficients among them; that no input is one is for verification to show, on
         other inputs and batch sizes.
 
@@ -92,14 +102,17 @@ class TorchScript:
                 "TorchScript is traced from the PyTorch model, which a graph read from a file "
                 "lacks; give the model."
             )
-        if form != "unrolled":
-            raise BadInput(f"TorchScript holds unrolled solves only, not the form {form!r}.")
+        if form not in self.forms:
+            raise BadInput(f"TorchScript holds no {form!r}, only {' and '.join(self.forms)}.")
         names = [spec.name for spec in input_specs(graph.model)]
         tensors = tuple(torch.from_numpy(np.array(live.example[name])) for name in names)
         with torch.no_grad(), _deprecation_silenced():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            traced = torch.jit.trace(live.module(plan).eval(), tensors, check_trace=False)
-            frozen = torch.jit.freeze(traced)
+            if form == "adaptive":
+                module = _adaptive(graph, plan, tensors)
+            else:
+                module = torch.jit.trace(live.module(plan).eval(), tensors, check_trace=False)
+            frozen = torch.jit.freeze(module)
         return BuiltTorchScript(frozen, _write_signature(graph, plan))
 
     def open(self, path: str | os.PathLike[str], threads: int | None = None) -> TorchScriptModel:
@@ -128,6 +141,69 @@ class TorchScript:
         return TorchScriptModel(module, texts)
 
 
+def _adaptive(
+    graph: OdeGraph, plan: Plan, tensors: tuple[torch.Tensor, ...]
+) -> torch.jit.ScriptModule:
+    """The model with its solves as scripted loops; tolerance and budget are optional arguments."""
+    from odedeploy.formats.scripted import Adaptive, Controlled
+    from odedeploy.frontends import live
+    from odedeploy.frontends.segments import Before, Slope
+    from odedeploy.lowering.adaptive import MIDDLE, check_times, embedded_pair, error_weights
+
+    evaluator, control, specs = live(graph), plan.control, input_specs(graph.model)
+    assert control is not None
+    pair, symbol = embedded_pair(control.solver), batch_symbol(graph.model.graph)
+    free = [site for site in graph.sites if site.kept is None]
+    values, before, solves = list(tensors), [], []
+    for place, site in enumerate(free):
+        check_times(pair, site)
+        parts = (evaluator, plan, graph.sites, place)
+        start = Before(*parts).eval()
+        initial = start(values)
+        before.append(_traced(start, values))
+        time = torch.zeros((), dtype=initial[0].dtype)
+        slope = _traced(Slope(*parts).eval(), values + initial, time)
+        solves.append(
+            Controlled(
+                slope, pair, site.times, error_weights(pair), list(MIDDLE),
+                torch.finfo(initial[0].dtype).eps,
+            )
+        )
+        values = values + [x.expand(len(site.times), *x.shape).clone() for x in initial]
+    after = Before(evaluator, plan, graph.sites, None).eval()
+    batched = [spec.shape[:1] == (symbol,) for spec in specs]
+    axes = [spec.shape.index(symbol) for spec in output_specs(graph.model)]
+    whole = Adaptive(before, solves, _traced(after, values), batched, axes, control.per_sample)
+    scripted = torch.jit.script(whole.eval())
+    scripted.define(_forward(len(tensors), control, len(axes)))
+    return scripted
+
+
+def _traced(module: torch.nn.Module, *arguments: Any) -> torch.jit.ScriptModule:
+    return torch.jit.trace(module, arguments, check_trace=False, strict=False)
+
+
+def _forward(inputs: int, control: Control, outputs: int) -> str:
+    """The source of ``forward``: inputs by position, options that may be left out."""
+    names = [f"x{i}" for i in range(inputs)]
+    options = [f"{name}: Optional[Tensor] = None" for name in (RTOL, ATOL, MAX_EVALUATIONS)]
+    tensor = ", ".join(["Tensor"] * (outputs + 2))
+    results = ", ".join(f"found[{i}]" for i in range(outputs + 2))
+    return f"""
+def forward(self, {", ".join([*(f"{n}: Tensor" for n in names), *options])}) -> Tuple[{tensor}]:
+    relative, absolute = {control.tolerance!r}, {control.tolerance!r}
+    most = {control.max_evaluations}
+    if {RTOL} is not None:
+        relative = float({RTOL})
+    if {ATOL} is not None:
+        absolute = float({ATOL})
+    if {MAX_EVALUATIONS} is not None:
+        most = int({MAX_EVALUATIONS})
+    found = self.answer([{", ".join(names)}], relative, absolute, most)
+    return {results}
+"""
+
+
 def _without_sources(archive: io.BytesIO) -> bytes:
     """The archive without its ``.debug_pkl`` records: source lines and paths of this machine.
 
@@ -154,22 +230,27 @@ def _extra_names(file: Path) -> list[str]:
 
 
 def _write_signature(graph: OdeGraph, plan: Plan) -> str:
-    sides = {"inputs": input_specs(graph.model), "outputs": delivered_specs(graph.model, plan)}
+    sides = {
+        "inputs": input_specs(graph.model),
+        "outputs": delivered_specs(graph.model, plan),
+        "options": [TensorSpec(n, d, ()) for n, d in OPTIONS] if plan.control else [],
+    }
     return json.dumps(
         {side: [[s.name, s.dtype, s.shape] for s in specs] for side, specs in sides.items()}
     )
 
 
-def _read_signature(text: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _read_signature(text: str) -> tuple[tuple[TensorSpec, ...], ...]:
+    """Inputs, outputs and options, which a file without any does not name."""
     try:
-        data = json.loads(text)
-        inputs, outputs = (
+        data = {"options": [], **json.loads(text)}
+        inputs, outputs, options = (
             tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in data[side])
-            for side in ("inputs", "outputs")
+            for side in ("inputs", "outputs", "options")
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"The file's signature is damaged ({error!r}); export it again.") from error
-    return inputs, outputs
+    return inputs, outputs, options
 
 
 def _line(error: Exception) -> str:
