@@ -27,8 +27,8 @@ from odedeploy.graph import (
 )
 from odedeploy.manifest import Manifest
 from odedeploy.planned import Planned, Progress, Stopwatch, silent
-from odedeploy.reference import SHARE, Reference
 from odedeploy.program import Plan
+from odedeploy.reference import SHARE, Reference
 from odedeploy.runtime import BATCH, CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
 from odedeploy.search import Certificate, judge, shortfall, split
 from odedeploy.search.alarm import Watched, watch_plan

@@ -52,7 +52,8 @@ class Controlled(nn.Module):
             after = states
             for i in range(stages):
                 after = self.combined(states, slopes, self.rows[i], size)
-                slopes.append(self.slope(values, time + size * self.direction * self.nodes[i], after))
+                at = time + size * self.direction * self.nodes[i]
+                slopes.append(self.slope(values, at, after))
             allowed: list[Tensor] = []
             for i in range(len(states)):
                 allowed.append(atol + rtol * torch.maximum(states[i].abs(), after[i].abs()))

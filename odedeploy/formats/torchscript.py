@@ -90,9 +90,9 @@ class TorchScript:
     forms = ("unrolled", "adaptive")
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> BuiltTorchScript:
-        """Traced on the example rows, step-size control scripted around the traces. Tracing warns of every value that it makes a constant, stage
-        times and coefficients among them; that no input is one is for verification to show, on
-        other inputs and batch sizes.
+        """Traced on the example rows; step-size control is scripted around traces. Tracing warns of
+        every value that it makes a constant, stage times and coefficients among them; that no input
+        is one is for verification to show, on other inputs and batch sizes.
 
         Raises BadInput for a graph without its PyTorch model, and for another form.
         """

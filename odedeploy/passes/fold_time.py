@@ -6,8 +6,9 @@ With W split by input channel into (W_y, W_u), a linear operator gives
 
     op(concat(y, u); W, b) = op(y; W_y, b) + op(row; W_u)
 
-(of a Gemm, whose third operand takes it, b + op(row; W_u)), where the second term is a constant, exact with zero padding and for every batch size. Runtimes
-fold it when they load the model. The weights stay as they are in the file; W_y and W_u are slices.
+where the second term is a constant, exact with zero padding and for every batch size; a Gemm takes
+b + op(row; W_u) as its third operand. Runtimes fold it when they load the model. The weights stay
+as they are in the file; W_y and W_u are slices.
 """
 
 from __future__ import annotations
