@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -112,7 +114,8 @@ class Controlled(nn.Module):
         if ratio == 0.0:
             return 10.0
         least = 1.0 if ratio < 1.0 else 0.2
-        return min(max(0.9 * ratio ** (-0.2), least), 10.0)
+        wanted: float = 0.9 * ratio ** (-0.2)
+        return min(max(wanted, least), 10.0)
 
     def begun(
         self, values: list[Tensor], states: list[Tensor], rtol: float, atol: float
@@ -162,7 +165,7 @@ class Adaptive(nn.Module):
     """
 
     def __init__(
-        self, before: list[nn.Module], solves: list[nn.Module], after: nn.Module,
+        self, before: Sequence[nn.Module], solves: Sequence[nn.Module], after: nn.Module,
         batched: list[bool], axes: list[int], per_sample: bool,
     ) -> None:  # fmt: skip
         super().__init__()

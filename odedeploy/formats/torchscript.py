@@ -144,7 +144,10 @@ class TorchScript:
 def _adaptive(
     graph: OdeGraph, plan: Plan, tensors: tuple[torch.Tensor, ...]
 ) -> torch.jit.ScriptModule:
-    """The model with its solves as scripted loops; tolerance and budget are optional arguments."""
+    """The model with its solves as scripted loops; tolerance and budget are optional arguments.
+
+    Raises BadInput where samples cannot be told apart.
+    """
     from odedeploy.formats.scripted import Adaptive, Controlled
     from odedeploy.frontends import live
     from odedeploy.frontends.segments import Before, Slope
@@ -163,16 +166,16 @@ def _adaptive(
         before.append(_traced(start, values))
         time = torch.zeros((), dtype=initial[0].dtype)
         slope = _traced(Slope(*parts).eval(), values + initial, time)
-        solves.append(
-            Controlled(
-                slope, pair, site.times, error_weights(pair), list(MIDDLE),
-                torch.finfo(initial[0].dtype).eps,
-            )
-        )
+        epsilon = torch.finfo(initial[0].dtype).eps
+        weights = error_weights(pair)
+        solves.append(Controlled(slope, pair, site.times, weights, list(MIDDLE), epsilon))
         values = values + [x.expand(len(site.times), *x.shape).clone() for x in initial]
     after = Before(evaluator, plan, graph.sites, None).eval()
     batched = [spec.shape[:1] == (symbol,) for spec in specs]
-    axes = [spec.shape.index(symbol) for spec in output_specs(graph.model)]
+    shapes = [spec.shape for spec in output_specs(graph.model)]
+    if control.per_sample and not all(symbol in shape for shape in shapes):
+        raise BadInput("--per-sample needs a batch axis in every output; leave it out.")
+    axes = [shape.index(symbol) if symbol in shape else 0 for shape in shapes]
     whole = Adaptive(before, solves, _traced(after, values), batched, axes, control.per_sample)
     scripted = torch.jit.script(whole.eval())
     scripted.define(_forward(len(tensors), control, len(axes)))
@@ -180,7 +183,10 @@ def _adaptive(
 
 
 def _traced(module: torch.nn.Module, *arguments: Any) -> torch.jit.ScriptModule:
-    return torch.jit.trace(module, arguments, check_trace=False, strict=False)
+    traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+        module, arguments, check_trace=False, strict=False
+    )
+    return traced
 
 
 def _forward(inputs: int, control: Control, outputs: int) -> str:

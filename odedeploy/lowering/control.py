@@ -92,7 +92,8 @@ class Clock:
 
     def times(self, time: ir.Value, step: ir.Value, shares: Sequence[float]) -> list[ir.Value]:
         """The times ``shares`` of a step later, as the vector field takes them."""
-        moved = self.real(time) + self.real(step) * (self.direction * np.array(shares))
+        signed = Expression(self.writer, self.direction * np.array(shares))
+        moved = self.real(time) + self.real(step) * signed
         parts = self._split(self.cast(moved.value, self.dtype), len(shares), "time", self.dtype)
         scalar = self.writer.integers([])
         taken = [self.writer.node("Reshape", [part, scalar], "at") for part in parts]
@@ -103,7 +104,7 @@ class Clock:
     def prepare(self, step: ir.Value, coefficients: Iterable[float], dtype: ir.DataType) -> None:
         """Write the products of many coefficients with the signed step at once, for ``factors``."""
         every = sorted({abs(c) for c in coefficients if c})
-        products = self.real(step) * (self.direction * np.array(every))
+        products = self.real(step) * Expression(self.writer, self.direction * np.array(every))
         parts = self._split(self.cast(products.value, dtype), len(every), "factor", dtype)
         self._factors |= {(step, dtype, c): v for c, v in zip(every, parts, strict=True)}
 

@@ -82,14 +82,14 @@ def _split(node: ir.Node, found: Rows) -> bool:
     moving = [block for block, chosen in zip(blocks, uniform, strict=True) if not chosen]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     axis = _channel_axis(node)
-    offset = [_joined(node, spread, 1), _joined(node, fixed, axis)]
+    row, own = _joined(node, spread, 1), _joined(node, fixed, axis)
     state, weight = _joined(node, states, 1), _joined(node, moving, axis)
     output = node.outputs[0]
     if node.op_type == "Gemm":
-        result = _apply(node, state, weight, _apply(node, *offset, bias), like=output)
+        result = _apply(node, state, weight, _apply(node, row, own, bias), like=output)
     else:
         moved = _apply(node, state, weight, bias, like=output)
-        result = add(node, "Add", [moved, _apply(node, *offset)], like=output)
+        result = add(node, "Add", [moved, _apply(node, row, own)], like=output)
     forward(node, output, result)
     model_graph(node).remove(node, safe=True)
     return True
