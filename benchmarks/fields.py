@@ -101,6 +101,20 @@ class FieldAt(nn.Module):
         return out
 
 
+class Repeated(nn.Module):
+    """The vector field ``count`` times in a row, at times of its own, and nothing else."""
+
+    def __init__(self, field: nn.Module, count: int) -> None:
+        super().__init__()
+        self.field = field
+        self.times = [(i + 0.5) / count for i in range(count)]
+
+    def forward(self, state: Tensor) -> Tensor:
+        for time in self.times:
+            state = self.field(torch.tensor(time), state)
+        return state
+
+
 class Unrolled(nn.Module):
     """A model with its solve written out in PyTorch, as one would by hand."""
 

@@ -1,4 +1,4 @@
-"""The forms of mnist-odenet side by side: latency, loading and size, and the adaptive one.
+"""The forms of mnist-odenet side by side: latency, loading, size, a fixed batch, adaptive steps.
 
 Processor seconds, one thread, batch 1, interleaved in one process; ratios round by round.
 
@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,17 @@ def forms(graph: OdeGraph, image: np.ndarray, rounds: int) -> list[dict[str, obj
     return rows
 
 
+def fixed_batch(graph: OdeGraph, image: np.ndarray, rounds: int) -> dict[str, object]:
+    """A file for one input beside one for any number of them, RK4 × 4."""
+    files = [written(replace(graph, batch=batch), 4, "unrolled") for batch in (1, None)]
+    one, any_ = map(session, files)
+    found = ratio(
+        lambda: one.run(None, {"image": image}), lambda: any_.run(None, {"image": image}),
+        5 * rounds,
+    )  # fmt: skip
+    return {"fixed_to_any": round(found[0], 3), "bytes": [len(data) for data in files]}
+
+
 def adaptive(
     graph: OdeGraph, model: torch.nn.Module, images: np.ndarray, rounds: int
 ) -> dict[str, object]:
@@ -143,6 +155,7 @@ def main() -> None:
     images = loaded.inputs["image"][: arguments.images]
     result = {
         "forms": forms(graph, images[:1], arguments.rounds),
+        "fixed_batch": fixed_batch(graph, images[:1], arguments.rounds),
         "adaptive": adaptive(graph, loaded.module, images, arguments.rounds),
     }
     print(json.dumps(result, indent=1))

@@ -11,6 +11,7 @@ from odedeploy.cli import output
 from odedeploy.cli.options import (
     Alarm,
     AllowDistilled,
+    Batch,
     BestEffort,
     Budget,
     Confidence,
@@ -70,6 +71,7 @@ def export(
         ),
     ] = "auto",
     per_sample: PerSample = False,
+    batch: Batch = None,
     nfe: Annotated[
         int | None, typer.Option(help="Exactly this many evaluations of the vector field.")
     ] = None,
@@ -100,7 +102,7 @@ def export(
         form=form, solver=solver, nfe=nfe, metric=metric, coverage=coverage, confidence=confidence,
         samples=samples, seed=seed, budget=budget, allow_distilled=allow_distilled,
         replan=replan, noise=noise, alarm=alarm, best_effort=best_effort,
-        per_sample=per_sample,
+        per_sample=per_sample, batch=batch,
     )  # fmt: skip
     _check_names(spec)
     with output.working() as progress:

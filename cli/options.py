@@ -87,6 +87,12 @@ Alarm = Annotated[
 BestEffort = Annotated[
     bool, typer.Option("--best-effort", help="Write the best there is when it falls short.")
 ]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Fix the batch to N inputs; by default any number.", show_default=False
+    ),
+]
 PerSample = Annotated[
     bool,
     typer.Option("--per-sample", help="With --form adaptive: every sample has its own steps."),

@@ -9,6 +9,7 @@ import typer
 
 from odedeploy.cli import output
 from odedeploy.cli.options import (
+    Batch,
     BestEffort,
     Confidence,
     Coverage,
@@ -38,6 +39,7 @@ def retarget(
         str, typer.Option(metavar="NAME", help="A solver of `odedeploy solvers`, or auto.")
     ] = "auto",
     per_sample: PerSample = False,
+    batch: Batch = None,
     nfe: Annotated[
         int | None, typer.Option(help="Exactly this many evaluations of the vector field.")
     ] = None,
@@ -57,7 +59,7 @@ def retarget(
     """  # fmt: skip
     spec = ExportSpec(
         tol=tol, form=form, solver=solver, nfe=nfe, coverage=coverage, confidence=confidence,
-        samples=samples, seed=seed, best_effort=best_effort, per_sample=per_sample,
+        samples=samples, seed=seed, best_effort=best_effort, per_sample=per_sample, batch=batch,
     )  # fmt: skip
     to = to or path.with_name(f"{path.stem}-{tol:g}{path.suffix}")
     with output.working() as progress:

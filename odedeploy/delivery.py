@@ -16,6 +16,7 @@ import numpy as np
 from odedeploy import files, formats, metrics
 from odedeploy.account import manifest_of
 from odedeploy.errors import BadInput, FellShort
+from odedeploy.fixed_batch import InBatches
 from odedeploy.formats import Built, Convertible, Format, Runner
 from odedeploy.graph import (
     OdeGraph,
@@ -28,7 +29,7 @@ from odedeploy.manifest import Manifest
 from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.reference import SHARE, Reference
 from odedeploy.roofline import work_of
-from odedeploy.runtime import CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
+from odedeploy.runtime import BATCH, CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
 from odedeploy.search import Certificate, judge, shortfall, split
 from odedeploy.search.alarm import Watched, watch_plan
 from odedeploy.spec import ExportSpec
@@ -103,7 +104,7 @@ def drafted(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
         progress("verify", 0, 1)
         draft = Path(folder) / f"draft{form.suffix}"
         artefact.write(draft, {})
-        runner = form.open(draft, options=find_target(spec.target).opening_of(form.name))
+        runner = opened(form, draft, graph, planned)
         verification = _verified(graph, planned, runner)
         extra = {} if verification.failures else _of_form(graph, planned, runner)
         keepsake, limits = _keepsake(planned, runner, verification), dict(runner.limits)
@@ -121,18 +122,33 @@ def drafted(graph: OdeGraph, planned: Planned, path: Path, progress: Progress = 
     )
     manifest.extra.update(extra, **({"limits": limits} if limits else {}))
     manifest.plan.update(_work(graph, planned, artefact))
+    if isinstance(runner, InBatches):
+        held = runner.runner
+        manifest = replace(manifest, inputs=held.inputs, outputs=held.outputs)
+        manifest.extra[BATCH] = runner.size
     return Draft(artefact, manifest, keepsake)
 
 
 def built(form: Format, graph: OdeGraph, planned: Planned) -> Built:
     """The artefact of a planned graph, in the precision that it was planned for."""
     plan, spec = planned.plan, planned.spec
+    graph = replace(graph, batch=spec.batch)
     if planned.transform is None:
         return form.build(graph, plan, spec.form)
     from odedeploy.lowering import lower
 
     assert isinstance(form, Convertible)
     return form.converted(planned.transform(lower(graph, plan, spec.form), plan), graph, plan)
+
+
+def opened(form: Format, path: Path, graph: OdeGraph, planned: Planned) -> Runner:
+    """The file in its runtime; one for a single batch size takes any number of inputs here."""
+    plan, spec = planned.plan, planned.spec
+    runner = form.open(path, options=find_target(spec.target).opening_of(form.name))
+    if spec.batch is None:
+        return runner
+    specs = input_specs(graph.model), delivered_specs(graph.model, plan)
+    return InBatches(runner, spec.batch, *specs)
 
 
 def _keepsake(planned: Planned, runner: Runner, verification: Verification) -> str:
@@ -149,6 +165,9 @@ def _keepsake(planned: Planned, runner: Runner, verification: Verification) -> s
     if plan.control is not None:
         answering = Asked(runner)
         apart = max(apart, 2 * float(verification.error.max()))
+    if isinstance(runner, InBatches):
+        answering = runner.runner
+        inputs = runner.rows(inputs, np.arange(runner.size) % len(splits.certify))
     monitors = () if plan.alarm is None else (plan.alarm.output,)
     return golden(answering, inputs, tolerance=apart, monitors=monitors).pack()
 

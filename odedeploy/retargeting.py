@@ -12,7 +12,7 @@ from odedeploy import metrics
 from odedeploy.control_search import search_control
 from odedeploy.errors import BadInput
 from odedeploy.evaluator import OnnxEvaluator
-from odedeploy.graph import OdeGraph
+from odedeploy.graph import OdeGraph, input_specs
 from odedeploy.graph.serial import unpack
 from odedeploy.lowering import check_form
 from odedeploy.passes import clean
@@ -38,7 +38,7 @@ def planned_again(
     check_form(graph, spec.form)
     plain = OnnxEvaluator(graph)
     graph.evaluator = plain
-    given, warnings = _calibration(artefact, path, inputs, spec)
+    given, warnings = _calibration(graph, artefact, path, inputs, spec)
     splits = split(given, spec, plain.static)
     with watch("reference"):
         reference = solve_reference(
@@ -51,6 +51,11 @@ def planned_again(
             optimised = OnnxEvaluator(graph, lambda model, plan: clean(model), loops=True)
             found = search(optimised, graph.sites, spec, splits, reference, progress)
     before = artefact.manifest
+    if artefact.alarm is not None:
+        warnings += (
+            f"{path.name} has the alarm {artefact.alarm!r}, which is fitted to its own plan; the "
+            "new file has none. An alarm takes an export of the model.",
+        )
     notes = {"retargeted": {"file": path.name, "tol": None if before is None else before.tol}}
     planned = Planned(
         spec, splits, reference, found, watch.seconds, notes=notes, warnings=warnings
@@ -81,11 +86,11 @@ def read_graph(path: Path, artefact: Model) -> OdeGraph:
 
 
 def _calibration(
-    artefact: Model, path: Path, inputs: Any, spec: ExportSpec
+    graph: OdeGraph, artefact: Model, path: Path, inputs: Any, spec: ExportSpec
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Calibration inputs by name, and what there is to say about them."""
     if inputs is not None:
-        return _named(artefact, inputs), ()
+        return _named(graph, inputs), ()
     if artefact.golden is None:
         raise BadInput(f"{path} holds no golden inputs; give inputs with --inputs FILE.")
     arrays = dict(artefact.golden.inputs)
@@ -98,8 +103,9 @@ def _calibration(
     )
 
 
-def _named(artefact: Model, inputs: Any) -> dict[str, np.ndarray]:
-    names = [spec.name for spec in artefact.inputs]
+def _named(graph: OdeGraph, inputs: Any) -> dict[str, np.ndarray]:
+    specs = input_specs(graph.model)
+    names = [spec.name for spec in specs]
     if not isinstance(inputs, Mapping):
         given = inputs if isinstance(inputs, tuple) else (inputs,)
         if len(given) != len(names):
@@ -108,7 +114,7 @@ def _named(artefact: Model, inputs: Any) -> dict[str, np.ndarray]:
     if sorted(inputs) != sorted(names):
         raise BadInput(f"The model takes the inputs {names}, got {sorted(inputs)}.")
     arrays = {}
-    for spec in artefact.inputs:
+    for spec in specs:
         array = np.asarray(inputs[spec.name])
         if array.dtype.kind == "f" and np.dtype(spec.dtype).kind == "f":
             array = array.astype(spec.dtype, copy=False)

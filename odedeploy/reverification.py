@@ -11,13 +11,14 @@ import numpy as np
 from odedeploy import formats, metrics
 from odedeploy.delivery import artefact_errors, captured, margin
 from odedeploy.errors import BadInput
+from odedeploy.fixed_batch import InBatches
 from odedeploy.graph import Inputs, OdeGraph, delivered_specs, input_specs, output_specs
 from odedeploy.manifest import Manifest
 from odedeploy.planned import Progress
 from odedeploy.program import Plan
 from odedeploy.reference import Reference, batch_size
 from odedeploy.reference import solve as solve_reference
-from odedeploy.runtime import read_manifest
+from odedeploy.runtime import BATCH, read_manifest
 from odedeploy.search import judge, shortfall
 from odedeploy.spec import ExportSpec
 from odedeploy.step_control import verified
@@ -85,6 +86,11 @@ def _against(
     evaluator = live(graph)
     inputs = named_inputs(evaluator.model, loaded.inputs)
     plan = Plan.from_json(manifest.plan["program"])
+    if BATCH in manifest.extra:
+        runner = InBatches(
+            runner, int(manifest.extra[BATCH]), input_specs(graph.model),
+            delivered_specs(graph.model, plan),
+        )
     reference = solve_reference(
         evaluator, graph.sites, inputs, judged, progress, evaluator.static
     )

@@ -36,6 +36,7 @@ class ExportSpec:
     latency. ``noise`` says what becomes of noise drawn in forward, ``"fixed"`` or ``"input"``.
     ``alarm`` adds an output that tells solves unlike those of the calibration inputs.
     ``per_sample`` gives every sample of an adaptive file steps of its own.
+    ``batch`` is the one batch size that the file is for, None for any.
     ``best_effort`` writes the artefact even when the tolerance is missed.
 
     Raises BadInput or UnknownName for a value outside its range.
@@ -61,6 +62,7 @@ class ExportSpec:
     allow_distilled: bool = False
     alarm: bool = False
     per_sample: bool = False
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         for tol in (self.tol, *self.tols.values()):
@@ -108,6 +110,16 @@ class ExportSpec:
             raise BadInput(
                 f"Precision {self.precision} is written as unrolled {' or '.join(LOW_PRECISION)}, "
                 f"not as {self.form} {self.format}; ask for fp32, or for that."
+            )
+        if self.batch is not None and (
+            self.batch < 1
+            or (self.format, self.precision, self.alarm) != ("onnx", "fp32", False)
+            or self.form == "adaptive"
+        ):
+            raise BadInput(
+                f"--batch is a positive number and fixes the batch of unrolled and loop ONNX in "
+                f"fp32 without an alarm, got {self.batch} for {self.form} {self.format} in "
+                f"{self.precision}; leave it out, or ask for that."
             )
         if self.form == "unrolled":
             return

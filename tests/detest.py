@@ -2,22 +2,34 @@
 
 Hull, Enright, Fellen, Sedgwick 1972, SIAM J. Numer. Anal. 9, 603–637; in the scaling of Enright,
 Pryce 1987, ACM Trans. Math. Softw. 13, 1–27. Classes: A single equations, B small systems,
-C moderate systems, D orbits, E second-order equations written as first-order systems.
+C moderate systems, D orbits, E second-order equations written as first-order systems. Written to
+the adaptive form, and solved by torchdiffeq at the same tolerance.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
+import odedeploy
+from odedeploy.lowering import lower
+from odedeploy.passes import clean
+from odedeploy.program import Control, Plan
+
 Field = Callable[[Tensor, Tensor], Tensor]
 
 END = 20.0
+
+TIMES = torch.tensor([0.0, END], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -25,24 +37,45 @@ class Problem:
     field: Field
     start: tuple[float, ...]
 
-    def model(self) -> nn.Module:
-        return Solved(self)
-
     def initial(self) -> Tensor:
         """Shape (1, n), float64."""
         return torch.tensor([self.start], dtype=torch.float64)
 
 
-class Solved(nn.Module):
-    """The state at the end."""
+    def solved(self, method: str = "dopri5", **options: Any) -> tuple[np.ndarray, int]:
+        """The state at the end by torchdiffeq, (1, n), and its evaluations."""
+        count = 0
 
-    def __init__(self, problem: Problem) -> None:
+        def field(t: Tensor, y: Tensor) -> Tensor:
+            nonlocal count
+            count += 1
+            return self.field(t, y)
+
+        end = odeint(field, self.initial(), TIMES, method=method, **options)[-1]
+        return end.numpy(), count
+
+    def adaptive(self, per_sample: bool = False) -> ir.Model:
+        """The adaptive form of the solve: ``x`` is the initial state, the end the first output."""
+        start = (1.0, 0.0, 0.0, 1.0) if self.field is orbit else self.start
+        return written(self.field, start, per_sample)
+
+
+class Begun(nn.Module):
+    """The solve as far as capture needs to go to see the vector field."""
+
+    def __init__(self, field: Field) -> None:
         super().__init__()
-        self.problem = problem
+        self.field = field
 
     def forward(self, x: Tensor) -> Tensor:
-        times = torch.tensor([0.0, END], dtype=torch.float64)
-        return odeint(self.problem.field, x, times, rtol=1e-6, atol=1e-6, method="dopri5")[-1]
+        return odeint(self.field, x, TIMES / 1000, method="dopri5", rtol=0.1, atol=0.1)[-1]
+
+
+@cache
+def written(field: Field, start: tuple[float, ...], per_sample: bool) -> ir.Model:
+    graph = odedeploy.capture(Begun(field), torch.tensor([start] * 3, dtype=torch.float64))
+    whole = replace(graph, sites=(replace(graph.sites[0], times=(0.0, END)),))
+    return clean(lower(whole, Plan((), control=Control(per_sample=per_sample)), "adaptive"))
 
 
 def system(*rows: Callable[..., Tensor]) -> Field:

@@ -5,46 +5,39 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from detest import END, PROBLEMS, Problem
+from detest import END, PROBLEMS
 from odegraphs import run
-from torchdiffeq import odeint
 
-import odedeploy
-from odedeploy.lowering import lower
-from odedeploy.passes import clean
-from odedeploy.program import Control, Plan
+TOLERANCES = (1e-3, 1e-6)
 
-QUICK = ("A1", "A2", "A3")
-"""Problems that the quick tests solve."""
+SLOW = ("A3", "A5", "B3", "B5", "C2", "C3", "C4", "C5", "E1", "E2", "E3", "E5")
+"""Like others, but for a vector field of their own."""
 
+ALIKE = 5e-6
+"""PyTorch's exporter rounds the numbers in a field to float32, and E3 amplifies that by 100."""
 
-def theirs(problem: Problem, tol: float) -> tuple[np.ndarray, int]:
-    """The state at the end by torchdiffeq, and its evaluations."""
-    count = 0
-
-    def field(t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        nonlocal count
-        count += 1
-        return problem.field(t, y)
-
-    times = torch.tensor([0.0, END], dtype=torch.float64)
-    end = odeint(field, problem.initial(), times, rtol=tol, atol=tol, method="dopri5")[-1]
-    return end.numpy(), count
+INTERPOLATED = {("D1", 1e-3): 20}
+"""In tolerances, how far apart the two may be where torchdiffeq's interpolant at the end is off."""
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PROBLEMS]
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in PROBLEMS]
 )
 def test_it_is_solved_as_torchdiffeq_solves_it(name: str) -> None:
+    """Step for step where torchdiffeq, too, ends at the end; by itself it steps on, then
+    interpolates."""
     problem = PROBLEMS[name]
-    start = problem.initial()
-    graph = odedeploy.capture(problem.model(), start.repeat(3, 1))
-    model = clean(lower(graph, Plan((), control=Control()), "adaptive"))
-    for tol in (1e-3, 1e-6):
-        tolerance = np.array(tol)
+    model = problem.adaptive()
+    for tol in TOLERANCES:
         given, evaluations, converged = run(
-            model, {"x": start.numpy(), "rtol": tolerance, "atol": tolerance}
+            model, {"x": problem.initial().numpy(), "rtol": np.array(tol), "atol": np.array(tol)}
         )
-        end, count = theirs(problem, tol)
-        assert converged == 1 and evaluations <= 1.3 * count
-        assert np.abs(given - end).max() <= 10 * tol * max(1.0, np.abs(end).max())
+        wishes = {"rtol": tol, "atol": tol}
+        last = {"step_t": torch.tensor([END], dtype=torch.float64)}
+        same, spent = problem.solved(**wishes, options=last)
+        assert converged == 1 and evaluations == spent
+        size = max(1.0, np.abs(same).max())
+        assert np.abs(given - same).max() <= ALIKE * size
+        theirs, count = problem.solved(**wishes)
+        apart = np.abs(given - theirs).max() / size
+        assert apart <= INTERPOLATED.get((name, tol), 10) * tol and evaluations <= 1.3 * count

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from odegraphs import GRAPHS
 from typer.testing import CliRunner
@@ -128,16 +129,46 @@ def test_a_loop_is_planned_with_solvers_that_it_can_hold(folder: Path) -> None:
     assert np.allclose(model(x), model(x, steps=high), atol=TOL)
 
 
+@pytest.mark.parametrize(("form", "size"), [("unrolled", 4), ("loop", 1)])
+def test_a_file_for_one_batch_size(folder: Path, form: str, size: int) -> None:
+    path = folder / f"fixed-{form}.onnx"
+    wishes = ("--tol", str(TOL), "--form", form, "--solver", "rk4", "--batch", str(size))
+    done = export(folder, path.name, *wishes)
+    assert done.exit_code == 0, done.output
+    made = json.loads(done.stdout)
+    assert made["kept"] and made["extra"]["batch"] == size and made["error"]["samples"] == 30
+    model = odedeploy.load(path)
+    assert [spec.shape for spec in (*model.inputs, *model.outputs)] == [(size, 2)] * 2
+    assert model.manifest is not None and model.manifest.inputs == model.inputs
+    x = np.random.default_rng(0).normal(size=(size, 2)).astype(np.float32)
+    assert np.asarray(model(x)).shape == (size, 2)
+    with pytest.raises(BadInput, match=rf"the model takes \({size}, 2\)"):
+        model(x[:1].repeat(size + 1, 0))
+    graph = onnx.load(path).graph
+    assert all(node.op_type not in ("Shape", "Size") for node in graph.node)
+    assert call("verify", path).exit_code == 0
+    assert call("verify", path, "--against", f"{folder / 'mine.py'}:build").exit_code == 0
+    inputs = folder / "inputs.npy"
+    np.save(inputs, np.random.default_rng(1).normal(size=(60, 2)).astype(np.float32))
+    again = folder / f"any-{form}.onnx"
+    done = call("retarget", path, "--tol", "1e-1", "-o", again, "--inputs", inputs)
+    assert done.exit_code == 0, done.output
+    assert odedeploy.load(again).inputs[0].shape == ("batch", 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--per-sample",), "add --form adaptive"),
+        (("--batch", "0"), "--batch is a positive number"),
+        (("--batch", "4", "--form", "adaptive"), "--batch is a positive number"),
+        (("--batch", "4", "--format", "torchscript"), "--batch is a positive number"),
+        (("--batch", "4", "--precision", "int8"), "--batch is a positive number"),
         (("--form", "adaptive", "--nfe", "8"), "chooses as it runs"),
         (("--form", "adaptive", "--metric", "state"), "does not give"),
         (("--form", "adaptive", "--alarm"), "--alarm"),
         (("--form", "adaptive", "--solver", "learned"), "take --solver classical"),
         (("--form", "adaptive", "--precision", "int8"), "ask for fp32"),
-        (("--form", "adaptive", "--format", "torchscript"), "cannot hold the form 'adaptive'"),
         (("--form", "loop", "--solver", "distilled"), "take --solver classical"),
         (("--form", "loop", "--precision", "fp16"), "ask for fp32"),
         (("--form", "loop", "--format", "torchscript"), "cannot hold the form 'loop'"),

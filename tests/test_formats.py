@@ -419,7 +419,7 @@ def test_torchscript_refusals(cases: dict[str, Case], tmp_path: Path) -> None:
     room = formats.find("torchscript")
     with pytest.raises(BadInput, match="from the PyTorch model"):
         room.build(OdeGraph(case.graph.model, case.graph.sites), case.plan, "unrolled")
-    with pytest.raises(BadInput, match="unrolled solves only"):
+    with pytest.raises(BadInput, match="TorchScript holds no 'loop'"):
         room.build(case.graph, case.plan, "loop")
     with pytest.raises(BadInput, match="at least 1"):
         room.open(tmp_path / "m.pt", threads=0)

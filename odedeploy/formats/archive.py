@@ -72,6 +72,7 @@ class Contents:
     metadata: dict[str, str]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    options: tuple[TensorSpec, ...]
 
     def payload(self) -> bytes:
         """The bytes before the archive; raises BadInput when they are not those written."""
@@ -99,9 +100,9 @@ def contents(path: str | os.PathLike[str], kind: str) -> Contents:
         raise BadInput(f"{file} is no readable {kind} file of odedeploy ({reason}).") from error
     if SIGNATURE not in found:
         raise BadInput(f"{file} is not a {kind} file of odedeploy; export it again.")
-    inputs, outputs = _read_signature(found.pop(SIGNATURE))
+    sides = _read_signature(found.pop(SIGNATURE))
     found.pop(CHECKSUM, None)
-    return Contents(file, found, inputs, outputs)
+    return Contents(file, found, *sides)
 
 
 def _root(archive: zipfile.ZipFile) -> str:
@@ -112,25 +113,31 @@ def _root(archive: zipfile.ZipFile) -> str:
 
 
 def signature(graph: OdeGraph, plan: Plan) -> str:
-    """The text of what the artefact of ``plan`` takes and gives."""
+    """The text of what the artefact of ``plan`` takes and gives, and of its options."""
     from odedeploy.graph import delivered_specs, input_specs
+    from odedeploy.program.control import OPTIONS
 
-    sides = {"inputs": input_specs(graph.model), "outputs": delivered_specs(graph.model, plan)}
+    sides = {
+        "inputs": input_specs(graph.model),
+        "outputs": delivered_specs(graph.model, plan),
+        "options": [TensorSpec(n, d, ()) for n, d in OPTIONS] if plan.control else [],
+    }
     return json.dumps(
         {side: [[s.name, s.dtype, s.shape] for s in specs] for side, specs in sides.items()}
     )
 
 
-def _read_signature(text: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _read_signature(text: str) -> tuple[tuple[TensorSpec, ...], ...]:
+    """Inputs, outputs and options, which a file without any need not name."""
     try:
-        data = json.loads(text)
-        inputs, outputs = (
+        data = {"options": [], **json.loads(text)}
+        sides = tuple(
             tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in data[side])
-            for side in ("inputs", "outputs")
+            for side in ("inputs", "outputs", "options")
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"The file's signature is damaged ({error!r}); export it again.") from error
-    return inputs, outputs
+    return sides
 
 
 def check_threads(threads: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 COMPILERS = ("g++", "clang++", "c++")
 
 
-def model_of(graph: OdeGraph, form: str, title: str) -> TorchEvaluator:
-    """The live model of a graph that is written unrolled; raises BadInput for any other."""
+def model_of(
+    graph: OdeGraph, form: str, title: str, forms: Sequence[str] = ("unrolled",)
+) -> TorchEvaluator:
+    """The live model of a graph that is written in one of ``forms``; raises BadInput otherwise."""
     from odedeploy.frontends.evaluation import TorchEvaluator
 
     if not isinstance(graph.evaluator, TorchEvaluator):
@@ -27,8 +30,8 @@ def model_of(graph: OdeGraph, form: str, title: str) -> TorchEvaluator:
             f"{title} is made from the PyTorch model, which a graph read from a file lacks; give "
             "the model."
         )
-    if form != "unrolled":
-        raise BadInput(f"{title} holds unrolled solves only, not the form {form!r}.")
+    if form not in forms:
+        raise BadInput(f"{title} holds no {form!r} solves, only {' and '.join(forms)}.")
     return graph.evaluator
 
 

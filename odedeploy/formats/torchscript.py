@@ -35,15 +35,19 @@ class TorchScriptModel(Artefact):
         self._module, self._device = module, device
         self.facts = {"options": {"device": device}}
         self.file, self.metadata = found.file, found.metadata
-        self.inputs, self.outputs = found.inputs, found.outputs
+        self.inputs, self.outputs, self.options = found.inputs, found.outputs, found.options
 
     def answer(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Raises Crashed when torch fails."""
-        arrays = [np.array(feed[spec.name]) for spec in self.inputs]
-        tensors = [torch.from_numpy(array).to(self._device) for array in arrays]
+        tensors = {
+            spec.name: torch.from_numpy(np.array(feed[spec.name])).to(self._device)
+            for spec in (*self.inputs, *self.options)
+            if spec.name in feed
+        }
+        arrays = [tensors.pop(spec.name) for spec in self.inputs]
         try:
             with torch.inference_mode():
-                return [result.cpu().numpy() for result in self._module(*tensors)]
+                return [result.cpu().numpy() for result in self._module(*arrays, **tensors)]
         except RuntimeError as error:
             raise Crashed(f"TorchScript failed ({archive.line(error)}).") from error
 
@@ -51,7 +55,7 @@ class TorchScriptModel(Artefact):
 class TorchScript(archive.Archived):
     name = "torchscript"
     suffix = ".pt"
-    forms = ("unrolled",)
+    forms = ("unrolled", "adaptive")
     runtime = "torch"
     packages = ("torch",)
     quick = True
@@ -60,13 +64,13 @@ class TorchScript(archive.Archived):
         """PyTorch is all it takes."""
 
     def build(self, graph: OdeGraph, plan: Plan, form: str) -> archive.Packed:
-        """Traced on the example rows. Tracing warns of every value that it makes a constant, stage
-        times and coefficients among them; that no input is one is for verification to show, on
-        other inputs and batch sizes.
+        """Traced on the example rows; step-size control is scripted around traces. Tracing warns of
+        every value that it makes a constant, stage times and coefficients among them; that no input
+        is one is for verification to show, on other inputs and batch sizes.
 
         Raises BadInput for a graph without its PyTorch model, and for another form.
         """
-        live = model_of(graph, form, "TorchScript")
+        live = model_of(graph, form, "TorchScript", self.forms)
         from odedeploy.graph import input_specs
 
         names = [spec.name for spec in input_specs(graph.model)]

@@ -200,7 +200,7 @@ def named_axes(model: nn.Module, examples: Examples) -> NamedAxes:
 def _dynamic_shapes(
     examples: Examples, named: NamedAxes, most: int | None = None
 ) -> tuple[dict[int, Any] | None, ...]:
-    """By input, its symbolic axes: the batch, of at most ``most`` rows, and those that are named."""
+    """By input, its symbolic axes: the batch, of at most ``most`` rows, and those ``named``."""
     sizes = {name: torch.export.Dim(name) for axes in named.values() for name in axes.values()}
     batch = torch.export.Dim(BATCH) if most is None else torch.export.Dim(BATCH, min=1, max=most)
     shapes: list[dict[int, Any] | None] = []

@@ -89,13 +89,15 @@ class OdeGraph:
 
     ``evaluator`` runs plans on the live PyTorch model; it is None for a graph read from a file.
     ``trace`` writes the unrolled model of a plan by tracing the live one, where a vector field
-    cannot be held as a function; ``model`` is then such a model under some plan.
+    cannot be held as a function; ``model`` is then such a model under some plan. ``batch`` is the
+    one batch size that it is to be lowered for, None for any.
     """
 
     model: ir.Model
     sites: tuple[Site, ...]
     evaluator: Evaluator | None = None
     trace: Callable[[Plan], ir.Model] | None = None
+    batch: int | None = None
 
     @property
     def route(self) -> str:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from odedeploy.errors import BadInput, UnknownName
 from odedeploy.graph import OdeGraph
+from odedeploy.lowering.batch import fixed
 from odedeploy.program import Plan
 
 FORMS: Mapping[str, str] = MappingProxyType(
@@ -28,7 +29,8 @@ FORMS: Mapping[str, str] = MappingProxyType(
 def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
     """A new model over ``ai.onnx`` that computes ``graph`` with its solves as ``plan`` says.
 
-    Inputs, outputs, their names and dynamic axes stay as they are, and so does ``graph``; the
+    Inputs, outputs, their names and dynamic axes stay as they are, the batch unless ``graph.batch``
+    fixes it, and so does ``graph``; the
     plan's alarm is one more output. A form may add inputs that have defaults, and outputs.
     Raises UnknownName for a form that is not in ``FORMS``, BadInput for a plan of another model
     and for a form other than unrolled when a vector field cannot be held as a function or the plan
@@ -43,10 +45,12 @@ def lower(graph: OdeGraph, plan: Plan, form: str = "unrolled") -> ir.Model:
             "write the unrolled form, or leave out --alarm."
         )
     if graph.trace is not None:
-        return graph.trace(plan)
-    module, _, function = FORMS[form].partition(":")
-    write: Callable[[OdeGraph, Plan], ir.Model] = getattr(import_module(module), function)
-    return write(graph, plan)
+        model = graph.trace(plan)
+    else:
+        module, _, function = FORMS[form].partition(":")
+        write: Callable[[OdeGraph, Plan], ir.Model] = getattr(import_module(module), function)
+        model = write(graph, plan)
+    return model if graph.batch is None else fixed(model, graph.batch)
 
 
 def check_form(graph: OdeGraph, form: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from odedeploy.errors import BadInput
-from odedeploy.graph import OdeGraph
+from odedeploy.graph import OdeGraph, Site
 from odedeploy.lowering import unrolled
 from odedeploy.lowering.combination import Combinations
 from odedeploy.lowering.control import Clock, first_step
@@ -98,6 +98,22 @@ def embedded_pair(name: str) -> Tableau:
     return method
 
 
+def error_weights(pair: Tableau) -> list[float]:
+    """Of the slopes of a step, for its error in units of the step."""
+    share = ESTIMATE.get(pair.name, 1.0)
+    assert pair.b_low is not None
+    high = [*pair.b, 0]
+    return [share * (float(a) - float(b)) for a, b in zip(high, pair.b_low, strict=True)]
+
+
+def check_times(pair: Tableau, site: Site) -> None:
+    """Raises BadInput where ``pair`` cannot give the states between the ends of a solve."""
+    if len(site.times) > 2 and pair.name != "dopri5":
+        raise BadInput(
+            f"{pair.name!r} has no interpolant for the times between; take dopri5."
+        )
+
+
 def _report(model: ir.Model, name: str, op_type: str, values: Sequence[ir.Value]) -> None:
     graph = model.graph
     if any(output.name == name for output in graph.outputs):
@@ -130,10 +146,7 @@ class _Solve:
         )
         times = solve.site.times
         self.clock = Clock(self.inner, times[0], times[-1], kind)
-        if len(times) > 2 and control.solver != "dopri5":
-            raise BadInput(
-                f"{control.solver!r} has no interpolant for the times between; take dopri5."
-            )
+        check_times(pair, solve.site)
 
     def written(self) -> tuple[Sequence[ir.Value], ir.Value, ir.Value]:
         """The trajectories, the evaluations spent and whether the end was reached, 1 or 0."""
@@ -262,11 +275,15 @@ class _Solve:
         pair, clock = self.pair, self.clock
         slopes, after = [first], states
         rows = [*pair.a[1:], pair.b]
-        nodes = [*pair.c[1:], 1]
+        nodes = [float(c) for c in (*pair.c[1:], 1)]
+        distinct = list(dict.fromkeys(nodes))
+        at = dict(zip(distinct, clock.times(time, step, distinct), strict=True))
+        used = [float(c) for row in rows for c in row] + error_weights(pair)
+        for dtype in dict.fromkeys(self.dtypes):
+            clock.prepare(step, used, dtype)
         for i, (c, row) in enumerate(zip(nodes, rows, strict=True)):
             after = self._combined(states, slopes, row, step, f"{self.name}.stage{i + 1}")
-            at = clock.rounded(clock.after(time, step, float(c)))
-            slopes.append(as_state(self.field(at, after), states, self.inner))
+            slopes.append(as_state(self.field(at[c], after), states, self.inner))
         return slopes, after
 
     def _combined(
@@ -284,11 +301,7 @@ class _Solve:
         self, slopes: Sequence[States], states: States, after: States, step: ir.Value
     ) -> ir.Value:
         """Root mean square of the error in units of what is allowed, the largest of all tensors."""
-        low = self.pair.b_low
-        assert low is not None
-        high = [*self.pair.b, 0]
-        share = ESTIMATE.get(self.pair.name, 1.0)
-        weights = [share * (float(a) - float(b)) for a, b in zip(high, low, strict=True)]
+        weights = error_weights(self.pair)
         nothing = [self.inner.scalar(0.0, dtype) for dtype in self.dtypes]
         norms = []
         for i, (x, y, dtype) in enumerate(zip(states, after, self.dtypes, strict=True)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -89,6 +89,40 @@ class Clock:
         possible = self.node("Greater", step, self.number(self.least))
         affordable = self.node("LessOrEqual", self.node("Add", spent, cost), most)
         return self.node("And", self.node("Not", ended), self.node("And", possible, affordable))
+
+    def times(self, time: ir.Value, step: ir.Value, shares: Sequence[float]) -> list[ir.Value]:
+        """The times ``shares`` of a step later, as the vector field takes them."""
+        signed = Expression(self.writer, self.direction * np.array(shares))
+        moved = self.real(time) + self.real(step) * signed
+        parts = self._split(self.cast(moved.value, self.dtype), len(shares), "time", self.dtype)
+        scalar = self.writer.integers([])
+        taken = [self.writer.node("Reshape", [part, scalar], "at") for part in parts]
+        for value in taken:
+            value.type, value.shape = ir.TensorType(self.dtype), ir.Shape([])
+        return taken
+
+    def prepare(self, step: ir.Value, coefficients: Iterable[float], dtype: ir.DataType) -> None:
+        """Write the products of many coefficients with the signed step at once, for ``factors``."""
+        every = sorted({abs(c) for c in coefficients if c})
+        products = self.real(step) * Expression(self.writer, self.direction * np.array(every))
+        parts = self._split(self.cast(products.value, dtype), len(every), "factor", dtype)
+        self._factors |= {(step, dtype, c): v for c, v in zip(every, parts, strict=True)}
+
+    def _split(
+        self, vector: ir.Value, count: int, name: str, dtype: ir.DataType
+    ) -> Sequence[ir.Value]:
+        """The elements of a vector, each of shape (1,)."""
+        if count == 1:
+            return [vector]
+        node = ir.node(
+            "Split", [vector], {"axis": 0, "num_outputs": count}, num_outputs=count,
+            name=self.writer.fresh(f"{name}/Split"),
+        )  # fmt: skip
+        for output in node.outputs:
+            output.name = self.writer.fresh(name)
+            output.type, output.shape = ir.TensorType(dtype), ir.Shape([1])
+        self.writer.nodes.append(node)
+        return node.outputs
 
     def factors(self, step: ir.Value, dtype: ir.DataType) -> Callable[[float], ir.Value]:
         """From a coefficient to its product with the signed step, written once each."""

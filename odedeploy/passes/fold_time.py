@@ -4,10 +4,11 @@ After unrolling, time is a constant, but models spread it over the batch and con
 state. A value is *uniform* when it is a constant spread over its shape; the constant is its row.
 With W split by input channel into (W_y, W_u), a linear operator gives
 
-    op(concat(y, u); W, b) = op(y; W_y) + op(row; W_u, b)
+    op(concat(y, u); W, b) = op(y; W_y, b) + op(row; W_u)
 
-where the second term is a constant, exact with zero padding and for every batch size. Runtimes
-fold it when they load the model. The weights stay as they are in the file; W_y and W_u are slices.
+where the second term is a constant, exact with zero padding and for every batch size; a Gemm takes
+b + op(row; W_u) as its third operand. Runtimes fold it when they load the model. The weights stay
+as they are in the file; W_y and W_u are slices.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _use_rows(node: ir.Node, found: Rows) -> bool:
 
 
 def _split(node: ir.Node, found: Rows) -> bool:
-    """op(concat(y, u); W, b) → op(y; W_y) + op(row; W_u, b)."""
+    """op(concat(y, u); W, b) → op(y; W_y, b) + op(row; W_u)."""
     parts = _parts(node)
     if parts is None or not _linear(node, found):
         return False
@@ -81,13 +82,14 @@ def _split(node: ir.Node, found: Rows) -> bool:
     moving = [block for block, chosen in zip(blocks, uniform, strict=True) if not chosen]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     axis = _channel_axis(node)
-    offset = _apply(node, _joined(node, spread, 1), _joined(node, fixed, axis), bias)
+    row, own = _joined(node, spread, 1), _joined(node, fixed, axis)
     state, weight = _joined(node, states, 1), _joined(node, moving, axis)
     output = node.outputs[0]
     if node.op_type == "Gemm":
-        result = _apply(node, state, weight, offset, like=output)
+        result = _apply(node, state, weight, _apply(node, row, own, bias), like=output)
     else:
-        result = add(node, "Add", [_apply(node, state, weight, like=output), offset], like=output)
+        moved = _apply(node, state, weight, bias, like=output)
+        result = add(node, "Add", [moved, _apply(node, row, own)], like=output)
     forward(node, output, result)
     model_graph(node).remove(node, safe=True)
     return True

@@ -36,8 +36,8 @@ def rows(graph: ir.Graph) -> Rows:
     """The uniform values of ``graph``.
 
     Adds the nodes that compute rows that do not exist yet, and nothing else; all read constants
-    alone, and inputs of no axis, such as the time that a loop gives to its body. Rows have static
-    shapes.
+    alone, and numbers without an axis, such as the time that a loop gives to its body or that a
+    step-size control computes there. Rows have static shapes.
     """
     found: Rows = {
         value: value for value in graph.initializers.values() if not value.is_graph_input()
@@ -49,6 +49,7 @@ def rows(graph: ir.Graph) -> Rows:
         for output, row in zip(node.outputs, _rows_of(node, found), strict=False):
             if row.shape is not None and row.shape.is_static():
                 found[output] = row
+        found |= {v: v for v in node.outputs if v not in found and _is_number(v)}
     return found
 
 

@@ -8,6 +8,9 @@ from typing import Any
 RTOL, ATOL, MAX_EVALUATIONS = "rtol", "atol", "max_evaluations"
 """Inputs that have defaults: relative and absolute tolerance of a step, evaluations of a solve."""
 
+OPTIONS = ((RTOL, "float32"), (ATOL, "float32"), (MAX_EVALUATIONS, "int64"))
+"""These inputs and their dtypes, 0-d, of a model in float32."""
+
 EVALUATIONS, CONVERGED = "evaluations", "converged"
 """Outputs, int64: evaluations of all solves together, and 1 when all reached their ends. 0-d, or of
 shape (batch,) where every sample has its own steps."""

@@ -11,8 +11,10 @@ from odedeploy.runtime.metadata import check_golden as check_golden
 from odedeploy.runtime.metadata import read_golden as read_golden
 from odedeploy.runtime.metadata import read_manifest as read_manifest
 from odedeploy.runtime.model import Artefact as Artefact
+from odedeploy.runtime.options import BATCH as BATCH
 from odedeploy.runtime.options import CONTROL as CONTROL
 from odedeploy.runtime.options import STEPS as STEPS
+from odedeploy.runtime.options import check_options as check_options
 from odedeploy.runtime.session import Model as Model
 from odedeploy.runtime.session import load as load
 from odedeploy.runtime.signature import Arrays as Arrays

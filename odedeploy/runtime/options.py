@@ -14,6 +14,9 @@ from odedeploy.manifest import Manifest, TensorSpec
 STEPS = "steps"
 """The number of steps of a loop; also its key in the manifest's ``extra``."""
 
+BATCH = "batch"
+"""Key in the manifest's ``extra`` of the one batch size that a file takes."""
+
 CONTROL = "control"
 """Key in the manifest's ``extra`` of what controls the steps of an adaptive file."""
 

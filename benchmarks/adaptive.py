@@ -1,0 +1,146 @@
+"""Step-size control: the DETEST problems beside torchdiffeq, and what easy inputs save.
+
+* Every problem of DETEST at two tolerances, in float64: how far the adaptive form ends from
+  torchdiffeq's dopri5, errors of both against dopri8 at 1e-12, and their evaluations. In units of
+  the tolerance, relative to the larger of 1 and the state.
+* Evaluations of single inputs with ``per_sample``: orbits by eccentricity, the Van der Pol
+  oscillator by where it starts, and mnist-odenet digits.
+
+    python benchmarks/adaptive.py [--images 256] [--parts digits starts detest] [--problems A1 …]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from odedeploy import api
+from odedeploy.lowering import lower
+from odedeploy.passes import clean
+from odedeploy.program import Control, Plan
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+
+from detest import PROBLEMS, Problem  # noqa: E402
+
+TOLERANCES = (1e-3, 1e-6)
+FOCUS = (0.0, 0.3, 0.6, 0.9)
+"""Eccentricities."""
+AWAY = (1e-4, 1e-2, 1.0, 4.0)
+"""Where the oscillator starts; its cycle is at 2."""
+DIGITS = (1e-2, 1e-3, 1e-4)
+
+
+def session(model: ir.Model) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    data = ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def asked(
+    model: onnxruntime.InferenceSession, name: str, array: np.ndarray, tol: float
+) -> list[np.ndarray]:
+    tolerance = np.array(tol, array.dtype)
+    found: list[np.ndarray] = model.run(
+        None, {name: array, "rtol": tolerance, "atol": tolerance}
+    )
+    return found
+
+
+def detest(name: str, problem: Problem) -> list[dict[str, Any]]:
+    model = session(problem.adaptive())
+    truth, _ = problem.solved("dopri8", rtol=1e-12, atol=1e-12)
+    size = max(1.0, float(np.abs(truth).max()))
+    rows = []
+    for tol in TOLERANCES:
+        ours, evaluations, converged = asked(model, "x", problem.initial().numpy(), tol)
+        theirs, count = problem.solved(rtol=tol, atol=tol)
+
+        def apart(a: np.ndarray, b: np.ndarray, unit: float = size * tol) -> float:
+            return float(f"{np.abs(a - b).max() / unit:.3g}")
+
+        rows.append({
+            "problem": name, "tolerance": tol, "apart": apart(ours, theirs),
+            "error": apart(ours, truth), "torchdiffeq_error": apart(theirs, truth),
+            "evaluations": int(evaluations), "torchdiffeq_evaluations": count,
+            "ratio": round(int(evaluations) / count, 3), "converged": int(converged),
+        })  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def starts() -> dict[str, Any]:
+    """Evaluations of single starts, together in one batch, by problem and tolerance."""
+    families = {
+        "orbit, by eccentricity": (
+            "D1", [(1 - e, 0.0, 0.0, ((1 + e) / (1 - e)) ** 0.5) for e in FOCUS], list(FOCUS)
+        ),
+        "Van der Pol, by distance": ("E2", [(x, 0.0) for x in AWAY], list(AWAY)),
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for name, (problem, rows, labels) in families.items():
+        model = session(PROBLEMS[problem].adaptive(per_sample=True))
+        found[name] = {
+            f"{tol:g}": dict(
+                zip(map(str, labels), asked(model, "x", np.array(rows), tol)[1].tolist(),
+                    strict=True)
+            )
+            for tol in TOLERANCES
+        }  # fmt: skip
+    return found
+
+
+def digits(count: int) -> list[dict[str, Any]]:
+    """How many mnist-odenet digits take how many evaluations, and how sure they are of a class."""
+    loaded = api.load_model("mnist-odenet")
+    graph = api.capture(loaded.module, loaded.inputs)
+    plan = Plan((), control=Control(per_sample=True))
+    model = session(clean(lower(graph, plan, "adaptive")))
+    images, rows = loaded.inputs["image"][:count], []
+    for tol in DIGITS:
+        logits, evaluations, _ = asked(model, "image", images, tol)
+        ordered = np.sort(logits, 1)
+        lead = ordered[:, -1] - ordered[:, -2]
+        for spent in sorted(set(evaluations.tolist())):
+            chosen = evaluations == spent
+            rows.append({
+                "tolerance": tol, "evaluations": spent, "digits": int(chosen.sum()),
+                "median_lead_of_the_class": round(float(np.median(lead[chosen])), 2),
+            })  # fmt: skip
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--parts", nargs="+", default=["digits", "starts", "detest"])
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    arguments = parser.parse_args()
+    parts: dict[str, Callable[[], Any]] = {
+        "digits": lambda: digits(arguments.images),
+        "starts": starts,
+        **{name: partial(detest, name, PROBLEMS[name]) for name in arguments.problems},
+    }
+    results = Path(__file__).parent / "results" / "adaptive.json"
+    known = json.loads(results.read_text()) if results.exists() else {}
+    for name, part in parts.items():
+        of_detest = name in PROBLEMS
+        if ("detest" if of_detest else name) in arguments.parts:
+            (known.setdefault("detest", {}) if of_detest else known)[name] = part()
+            results.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A file for one batch size, asked for any number of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from odedeploy.formats import Runner
+from odedeploy.graph import Inputs
+from odedeploy.manifest import TensorSpec
+from odedeploy.runtime import batch_symbol
+
+
+class InBatches:
+    """``runner``, which takes ``size`` rows, as one that takes any number of them.
+
+    The last batch is filled up with its last row. ``inputs`` and ``outputs`` are those of the
+    model, whose batch axis is dynamic.
+    """
+
+    def __init__(
+        self, runner: Runner, size: int, inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+    ) -> None:  # fmt: skip
+        self.runner, self.size = runner, size
+        symbol = batch_symbol(inputs) or ""
+        self.inputs = _freed(runner.inputs, inputs, size, symbol)
+        self.outputs = _freed(runner.outputs, outputs, size, symbol)
+        self.metadata: Mapping[str, str] = runner.metadata
+        self.limits, self.facts = runner.limits, runner.facts
+        self._batched = {spec.name for spec in self.inputs if symbol in spec.shape[:1]}
+        self._axes = {s.name: s.shape.index(symbol) for s in self.outputs if symbol in s.shape}
+
+    def run(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        rows = max((len(a) for n, a in inputs.items() if n in self._batched), default=self.size)
+        parts = []
+        for first in range(0, rows, self.size):
+            chosen = np.minimum(np.arange(first, first + self.size), rows - 1)
+            parts.append(self.runner.run(self.rows(inputs, chosen)))
+        return {name: self._joined(name, parts, rows) for name in parts[0]}
+
+    def rows(self, inputs: Inputs, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """``inputs`` with the ``chosen`` rows of those that have a batch axis."""
+        return {n: a[chosen] if n in self._batched else a for n, a in inputs.items()}
+
+    def _joined(self, name: str, parts: list[dict[str, np.ndarray]], rows: int) -> np.ndarray:
+        if name not in self._axes:
+            return parts[0][name]
+        axis = self._axes[name]
+        whole = np.concatenate([part[name] for part in parts], axis)
+        return np.take(whole, np.arange(rows), axis)
+
+
+def _freed(
+    found: Sequence[TensorSpec], model: Sequence[TensorSpec], size: int, symbol: str
+) -> tuple[TensorSpec, ...]:
+    """``found`` with the axes that are ``symbol`` in the model and ``size`` here called so."""
+    named = {spec.name: spec.shape for spec in model}
+    return tuple(
+        replace(
+            spec,
+            shape=tuple(
+                symbol if (here, there) == (size, symbol) else here
+                for here, there in zip(spec.shape, named.get(spec.name, spec.shape), strict=False)
+            ),
+        )
+        for spec in found
+    )
