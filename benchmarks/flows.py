@@ -170,16 +170,19 @@ def trained(name: str, kind: str, shape: dict[str, int], rate: float) -> Row:
         return flow
 
     width = max(w for w in range(4, 129) if parameters(made(w)) <= size)
-    done = models.card(name)["recipe"]["epochs"]
-    recipe = replace(task.recipe.lasting(done), tolerances=(), learning_rate=rate)
+    done = models.card(name)["recipe"]
+    recipe = replace(
+        task.recipe, epochs=done["epochs"], batch=done["batch"], tolerances=(), learning_rate=rate
+    )
     asked = replace(
         task, name=f"{kind} on {name}", model=lambda: made(width), loss=loss, recipe=recipe,
         held_out=lambda flow: measure(flow, models.build(name)[1]["x"]),
     )  # fmt: skip
-    path = RUNS / f"{name}-{kind}-{rate:g}.ckpt"
+    path = RUNS / f"{name}-{kind}-{rate:g}-{asked.steps}.ckpt"
     flow = training.run(asked, path, device="cpu")
     test = cnf_moons.points(16_384, 1) if name == cnf_moons.NAME else magic.load("test")
     return {"parameters": parameters(flow), "width": width, "learning_rate": rate,
+            "steps": asked.steps, "batch": recipe.batch,
             "seconds": round(checkpoint.read(path).seconds, 1),
             "held_out": measure(flow, models.build(name)[1]["x"])["nll"],
             "nll": measure(flow, test)["nll"]}  # fmt: skip

@@ -181,7 +181,7 @@ def test_the_random_trace_has_the_exact_one_as_its_mean(artefacts) -> None:
 
 def test_samples_lie_on_the_moons(artefacts) -> None:
     samples = answer(artefacts("cnf-moons-sampler"), noise=cnf.normal(1000, 2, seed=9))
-    assert np.mean(cnf_moons.true_log_density(samples) > -5) >= 0.9
+    assert np.mean(cnf_moons.true_log_density(samples) > -5) >= 0.8
     np.testing.assert_allclose(samples.mean(0), 0, atol=0.15)
 
 
