@@ -145,6 +145,7 @@ def main() -> None:
             continue
         found[label] |= {
             "ms": round(row.latency_ms.p50 or 0.0, 3),
+            "cpu_ratio": round((row.cpu_seconds or 0.0) / (result.rows[0].cpu_seconds or 1.0), 3),
             "load_ms": round(row.load_ms or 0.0, 1),
             "first_ms": round(row.first_ms or 0.0, 1),
             "peak_mb": round(row.peak_memory_mb or 0.0),
@@ -166,19 +167,20 @@ def main() -> None:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    lines = ["| runtime | format | largest difference | latency | file | load | peak memory |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    titles = ("runtime", "format", "largest difference", "latency", "CPU time", "file", "load",
+              "memory")  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for label, row in found.items():
         if "reason" in row:
-            lines.append(f"| {label} | `{row['format']}` | {row['reason']} | | | | |")
+            lines.append(f"| {label} | `{row['format']}` | {row['reason']} | | | | | |")
             continue
         ratio = "1" if "ratio" not in row else (
             f"{row['ratio']:.2f} ({row['interval'][0]:.2f} to {row['interval'][1]:.2f})"
         )  # fmt: skip
-        lines.append(
-            f"| {label} | `{row['format']}` | {row['difference']:.1g} | {ratio} | "
-            f"{row['bytes'] / 1e3:,.0f} KB | {row['load_ms']:.0f} ms | {row['peak_mb']} MB |"
-        )
+        cells = (label, f"`{row['format']}`", f"{row['difference']:.1g}", ratio,
+                 f"{row['cpu_ratio']:.2f}", f"{row['bytes'] / 1e3:,.0f} KB",
+                 f"{row['load_ms']:.0f} ms", f"{row['peak_mb']} MB")  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
