@@ -369,10 +369,14 @@ def test_a_host_that_fails_costs_one_row(
     assert words in lost["reason"]
 
 
-def test_a_host_that_is_an_option_is_refused(swept: dict, place: Path, tmp_path: Path) -> None:
-    done = over_ssh(place, tmp_path / "out", "-oProxyCommand=touch x")
+@pytest.mark.parametrize(
+    "host", ["-oProxyCommand=touch x", "a=-oProxyCommand", "", "a b", "a:port", "a;b", "x="]
+)
+def test_a_host_that_is_none_is_refused(tmp_path: Path, host: str) -> None:
+    done = call("profile", tmp_path / "x.onnx", "--ssh", host, "-o", tmp_path / "out")
     assert done.exit_code == 2
     assert "--ssh takes" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

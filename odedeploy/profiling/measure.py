@@ -91,6 +91,7 @@ class Sweep:
             if (name := line["job"]) in self.traces:
                 self.traces[name].take(line)
                 self.spent[name] = line.get("spent", self.spent[name])
+        self.over = {name for line in journal.of("over") for name in line["jobs"]}
 
     def run(self, heats: Sequence[Sequence[str]]) -> dict[str, Trace]:
         """One trace per job, in heats one after another; a worker that fails costs only its own.
@@ -106,7 +107,7 @@ class Sweep:
         alive = self._alive(heat)
         spent = max((self.spent[name] for name in heat), default=0.0)
         count = max((max(self.traces[n].rounds, default=-1) + 1 for n in alive), default=0)
-        if not alive or _finished(spent, seconds, count):
+        if self.over.issuperset(alive):
             self._tell(OPENING * len(heat) + seconds, "measured before")
             return
         with contextlib.ExitStack() as stack:
@@ -128,6 +129,7 @@ class Sweep:
                 spent = before + time.monotonic() - began
                 count, alive = count + 1, self._alive(heat)
                 self._tell(min(spent, seconds) - min(last, seconds), f"round {count}")
+        self.journal.add("over", jobs=list(heat))
 
     def _tell(self, more: float, text: str) -> None:
         self.done += more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import tempfile
@@ -37,7 +38,8 @@ class Host(NamedTuple):
         name, _, address = text.rpartition("=")
         address, _, python = address.partition("#")
         address, _, port = address.partition(":")
-        if not address or address.startswith("-") or (port and not port.isdigit()):
+        parts = [name or "here", address, port or "22"]
+        if not all(map(re.fullmatch, (r"\w[\w .-]*", r"\w[\w.@-]*", r"\d+"), parts)):
             raise BadInput(f"--ssh takes [NAME=][user@]host[:port], got {text!r}.")
         return cls(name or address.rpartition("@")[2], address, port, python or "python3")
 

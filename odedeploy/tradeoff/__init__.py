@@ -59,6 +59,8 @@ def sweep(
     Raises BadInput for a folder that cannot be made or that holds a sweep of another request, and
     where nothing could be exported, what kept the first artefact from it.
     """
+    for host in hosts:
+        ssh.Host.parse(host)
     _make(folder)
     elsewhere = [devices.read(path) for path in merge]
     begun = Journal.resume if resume else Journal.begin
