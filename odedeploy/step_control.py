@@ -55,6 +55,7 @@ class Asked:
         self.inputs = runner.inputs
         self.outputs = tuple(s for s in runner.outputs if s.name not in REPORTS)
         self.metadata: Mapping[str, str] = runner.metadata
+        self.facts, self.limits = runner.facts, runner.limits
 
     def run(self, inputs: Inputs) -> dict[str, np.ndarray]:
         outputs = self._whole(inputs)
