@@ -65,8 +65,7 @@ def test_it_answers_as_the_onnx_form_does(
     graph: OdeGraph, inputs: np.ndarray, tmp_path: Path, per_sample: bool
 ) -> None:
     plan, files = Plan((), control=Control(1e-3, per_sample=per_sample)), []
-    for name in FORMATS:
-        form = find(name)
+    for form in (form for name in FORMATS if "adaptive" in (form := find(name)).forms):
         path = tmp_path / f"two{form.suffix}"
         form.build(graph, plan, "adaptive").write(path, {})
         files.append(form.open(path))

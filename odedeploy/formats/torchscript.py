@@ -77,8 +77,13 @@ class TorchScript(archive.Archived):
         tensors = tuple(torch.from_numpy(np.array(live.example[name])) for name in names)
         with torch.no_grad(), _deprecation_silenced():
             warnings.simplefilter("ignore", jit.TracerWarning)
-            traced = jit.trace(live.module(plan).eval(), tensors, check_trace=False)
-            frozen = jit.freeze(traced)
+            if form == "adaptive":
+                from odedeploy.formats.scripted import script
+
+                module: Any = script(graph, plan, tensors)
+            else:
+                module = jit.trace(live.module(plan).eval(), tensors, check_trace=False)
+            frozen = jit.freeze(module)
         return archive.Packed(_saved(frozen), archive.signature(graph, plan))
 
     def open(
