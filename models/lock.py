@@ -53,7 +53,7 @@ def moved(task: Task, model: nn.Module, batch: Batch) -> float | None:
     if not finer.numel():
         return None
     distance = (finer - coarse).norm(dim=1) / finer.norm(dim=1).clamp_min(1e-12)
-    return distance.quantile(0.9).item()
+    return float(distance.quantile(0.9))
 
 
 def _outputs(task: Task, model: nn.Module, batch: Batch) -> Tensor:

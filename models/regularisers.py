@@ -16,12 +16,11 @@ from types import MappingProxyType
 import torch
 from torch import Generator, Tensor, nn
 
-from odedeploy import solvers
 from odedeploy.errors import BadInput, UnknownName
 from odedeploy.models.solves import standing_in
 from odedeploy.models.tasks import Batch, Metrics, Task, Weighted
+from odedeploy.solvers.runge_kutta import RALSTON3
 
-PAIR = "ralston3"
 STEPS = 4
 
 
@@ -173,9 +172,8 @@ class RegularisedSolve:
 
 def follow(field: nn.Module, start: Tensor, t0: float, t1: float, steps: int = STEPS) -> Trajectory:
     """Solve from ``start`` (batch, …) at ``t0`` to ``t1`` by ``steps`` steps of the pair."""
-    tableau = solvers.find(PAIR)
-    a = [[float(x) for x in row] for row in tableau.a]
-    b, low = [float(x) for x in tableau.b], [float(x) for x in tableau.b_low]
+    a = [[float(x) for x in row] for row in RALSTON3.a]
+    b, low = [float(x) for x in RALSTON3.b], [float(x) for x in RALSTON3.b_low or ()]
     difference = [high - weight for high, weight in zip([*b, 0.0], low, strict=True)]
     step = (t1 - t0) / steps
 

@@ -60,7 +60,7 @@ def checkpointed(task: Task) -> Task:
 
     def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         tolerance = cast(Solving, model).tolerance
-        options = {"rtol": tolerance, "atol": tolerance, "method": "dopri5"}
+        options: dict[str, Any] = {"rtol": tolerance, "atol": tolerance, "method": "dopri5"}
         through = partial(segmented, segments=task.recipe.checkpoints, **options)
         with standing_in(model, through):
             return task.loss(model, batch)

@@ -88,10 +88,12 @@ def run(
     average = _average(task, model)
 
     def keep(done: int, seconds: float) -> None:
-        parts = (model, optimizer, schedule)
-        states = [*(part.state_dict() for part in parts), average.state_dict() if average else {}]
         if group.leads:
-            save(checkpoint, Checkpoint(asdict(task.recipe), seed, done, seconds, *states, chosen))
+            weights, moments, rate = (p.state_dict() for p in (model, optimizer, schedule))
+            mean = average.state_dict() if average else {}
+            recipe = asdict(task.recipe)
+            at = Checkpoint(recipe, seed, done, seconds, weights, moments, rate, mean, chosen)
+            save(checkpoint, at)
 
     if group.leads:
         sweep(checkpoint)
