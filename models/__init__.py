@@ -58,10 +58,6 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "A flow-matching generator of digits by their label: U-Net field on 28 × 28 pixels",
             "odedeploy.models.flow_digits",
         ),
-        "latent-ode-spirals": Entry(
-            "The latent ODE of Chen et al. 2018 on spirals: observed and queried at any times",
-            "odedeploy.models.latent_ode",
-        ),
         "patients": Entry(
             "Laboratory values of liver patients at a date, from their earlier, irregular visits",
             "odedeploy.models.patients",
