@@ -1,4 +1,4 @@
-"""An accurate file of a reference model, opened in onnxruntime."""
+"""An accurate file of a model with one solve, opened in onnxruntime."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from odedeploy.program import Plan, solve_plan
 from odedeploy.solvers import find as find_solver
 
 
-def accurate(name, folder, steps=8):
-    """The shipped model, its calibration inputs, and its file with ``steps`` steps of RK4."""
-    model, inputs = models.build(name)
+def write(model, inputs, folder, steps):
+    """The file of ``model`` with ``steps`` steps of RK4."""
     graph = api.capture(model, {key: array[:24] for key, array in inputs.items()})
     grid = Grid.uniform(0, 1, steps)
     plan = Plan((solve_plan(graph.sites[0].name, find_solver("rk4"), grid),))
-    path = folder / f"{name}.onnx"
+    path = folder / "accurate.onnx"
     find("onnx").build(graph, plan, "unrolled").write(path, {})
-    return model, inputs, odedeploy.load(path, threads=1)
+    return odedeploy.load(path, threads=1)
+
+
+def shipped(name, folder, steps=8):
+    """A reference model, its calibration inputs, and its file."""
+    model, inputs = models.build(name)
+    return model, inputs, write(model, inputs, folder, steps)

@@ -1,4 +1,4 @@
-"""``latent-ode-spirals``: its data, its recurrence, and its file with any number of points."""
+"""The latent ODE on spirals: its data, its recurrence, its training, its file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from odedeploy import models
 from odedeploy.models import latent_ode, spirals, training
 from odedeploy.models.latent_ode import LatentOde
 from odedeploy.models.recurrence import Recurrence
@@ -119,18 +118,16 @@ def test_a_run_learns_and_ends_at_its_recipe(tmp_path):
         assert torch.equal(again.state_dict()[name], weight)
 
 
-def test_the_shipped_model_predicts_better_from_more_observations():
-    model, _ = models.build("latent-ode-spirals")
-    measured = latent_ode.measure(model, 200, seed=9)
-    assert measured["rmse_100"] < measured["rmse_30"] < 0.394
-    card = models.card("latent-ode-spirals")["test"]
-    for name, value in measured.items():
-        assert value == pytest.approx(card[name], rel=0.3)
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    return latent_files.accurate("latent-ode-spirals", tmp_path_factory.mktemp("latent"), 12)
+    """An untrained model with a lively field, its inputs, and its file by RK4."""
+    torch.manual_seed(0)
+    model = LatentOde().eval()
+    with torch.no_grad():
+        for parameter in model.field.parameters():
+            parameter.mul_(2)
+    inputs = latent_ode.calibration(24)
+    return model, inputs, latent_files.write(model, inputs, tmp_path_factory.mktemp("l"), 12)
 
 
 def answers(model, inputs):
@@ -193,5 +190,5 @@ def test_times_are_read_at_run_time(file):
     given = some(inputs)
     later = given | {"times": 0.5 * given["times"]}
     found = session.run(later)["output"]
-    assert np.abs(found - session.run(given)["output"]).max() > 0.1
+    assert np.abs(found - session.run(given)["output"]).max() > 0.02
     np.testing.assert_allclose(found, answers(model, later), atol=5e-3)

@@ -148,7 +148,7 @@ def test_standard_deviations_and_units_are_inverse():
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    return latent_files.accurate("patients", tmp_path_factory.mktemp("patients"))
+    return latent_files.shipped("patients", tmp_path_factory.mktemp("patients"))
 
 
 def rows(inputs, chosen):
