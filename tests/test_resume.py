@@ -55,7 +55,7 @@ def rounds_of(path: Path, heat: str) -> int:
     return sum(str(line["job"]).endswith(heat) for line in lines(path, "round"))
 
 
-@pytest.mark.parametrize("heat", ["batch 1", "batch 8"])
+@pytest.mark.parametrize("heat", ["batch 8", pytest.param("batch 1", marks=pytest.mark.slow)])
 def test_a_sweep_killed_goes_on_and_measures_nothing_twice(tmp_path: Path, heat: str) -> None:
     """Killed in the first heat, and in the second."""
     path = tmp_path / "journal"

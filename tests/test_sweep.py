@@ -160,6 +160,7 @@ def test_another_request_does_not_resume(swept: dict, place: Path) -> None:
     assert {p.name: p.stat().st_mtime_ns for p in (place / "out").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_plans_are_searched_once(
     swept: dict, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +182,7 @@ def test_plans_are_searched_once(
     assert {p.name: p.read_bytes() for p in (place / "again" / "plans").iterdir()} == plans
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_exported_costs_its_rows(place: Path) -> None:
     (place / "bad.py").write_text(MODEL.replace("return odeint", "return torch.zeros(3) + odeint"))
     result = call(
@@ -260,11 +262,11 @@ def test_a_kit_measures_on_a_bare_device(result: Path) -> None:
 
 def test_results_join_the_plot(result: Path, place: Path) -> None:
     shutil.copytree(place / "out", place / "joined")
-    for _ in range(2):  # the second time it takes the place of the first
-        joined = call("profile", "--merge", result, "-o", place / "joined", "--json")
-        assert joined.exit_code == 0, joined.stderr
+    joined = call("profile", "--merge", result, "-o", place / "joined", "--json")
+    assert joined.exit_code == 0, joined.stderr
     data = json.loads(joined.stdout)
     profile = Profile.from_json({k: v for k, v in data.items() if k != "files"})
+    assert devices.merged(profile, [devices.read(result)]) == profile  # in place of the first
     box = [row for row in profile.rows if row.device == "box"]
     assert len(box) == len(devices.read(result).rows)
     assert all(row.model.endswith("decay.py:build") for row in box)
@@ -350,10 +352,12 @@ def test_over_ssh(swept: dict, place: Path, there: Path) -> None:
     assert json.loads(again.stdout)["rows"] == rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fake", "code", "words"),
     [
         ("ssh", "echo Permission denied. >&2; exit 255", "Permission denied."),
+        ("scp", "echo No space left >&2; exit 1", "No space left"),
         ("python3", "echo no numpy >&2; exit 1", "ended with 1"),
     ],
 )
