@@ -54,6 +54,10 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "The ODE-Net of Chen et al. 2018 on MNIST: stem, one ODE block of 64 channels, head",
             "odedeploy.models.mnist_odenet",
         ),
+        "mnist-odenet-smooth": Entry(
+            "The same ODE-Net on MNIST, regularised to need fewer evaluations",
+            "odedeploy.models.mnist_odenet_smooth",
+        ),
         "mnist-mlp": Entry(
             "A perceptron of one hidden layer on MNIST; solves no ODE",
             "odedeploy.models.mnist_mlp",

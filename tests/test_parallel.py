@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import parallel_training
 import pytest
 import torch
 from tiny_training import RECIPE, tiny
+from torch import nn
 
 from odedeploy.errors import BadInput
 from odedeploy.models import checkpoint, lock, parallel, training
@@ -52,23 +54,26 @@ def test_a_batch_that_does_not_split_is_refused(tmp_path, monkeypatch):
         training.run(tiny(), tmp_path / "tiny.ckpt", device="cpu")
 
 
-@pytest.fixture
-def fixed():
-    """A task by fixed steps, and a batch."""
-    task = parallel_training.fixed()
-    return task, task.batch(torch.arange(32), torch.Generator().manual_seed(0))
+class Decay(nn.Module):
+    """y(1) of dy/dt = −3 y by equal steps of Euler's method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 1
+
+    def forward(self, y):
+        return y * (1 - 3 / self.steps) ** self.steps
 
 
-def test_the_guard_sees_coarse_steps(fixed):
-    task, batch = fixed
-    model = training.initial(task, 0)
-    with torch.no_grad():
-        model.field.norm3.weight.mul_(10.0)
+def test_the_guard_sees_coarse_steps():
+    task = replace(tiny(), loss=lambda model, batch: (model(batch[0]).sum(), {}))
+    model, batch = Decay(), (torch.ones(4, 2),)
     found = []
-    for model.steps in (1, 4, 16):
+    for model.steps in (1, 8, 64):
         found.append(lock.moved(task, model, batch))
-    assert model.steps == 16
-    assert found[0] > lock.LOCKED and found[0] > found[1] > found[2]
+    assert model.steps == 64
+    assert found[0] == pytest.approx((0.25 + 2) / 0.25)
+    assert found[0] > found[1] > lock.LOCKED > found[2] > 0
 
 
 def test_the_guard_compares_a_regularised_solve_with_the_models_own():
