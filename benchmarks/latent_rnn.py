@@ -15,7 +15,7 @@ NAME = "rnn-spirals"
 SIZE = 37
 """States of the GRU, which give it as many parameters as the latent ODE has."""
 
-RECIPE = Recipe(epochs=8, batch=50, learning_rate=1e-2, weight_decay=1e-4, averaging=0.995)
+RECIPE = Recipe(epochs=32, batch=50, learning_rate=1e-2, weight_decay=1e-4, averaging=0.995)
 
 
 class GapRnn(nn.Module):

@@ -41,8 +41,8 @@ FOLLOWED = 25
 """Points of a trajectory that a training step compares, of all 200."""
 
 RECIPE = Recipe(
-    epochs=8,
-    tolerances=(1e-3,) * 7 + (1e-5,),
+    epochs=32,
+    tolerances=(1e-3,) * 28 + (1e-5,) * 4,
     batch=50,
     learning_rate=1e-2,
     weight_decay=1e-4,
