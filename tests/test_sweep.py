@@ -315,14 +315,13 @@ def test_a_kit_of_nothing_good_is_refused(
 
 FAKES = {
     "ssh": 'for last; do :; done\nexec sh -c "$last"\n',
-    "scp": 'while [ "$1" != -- ]; do shift; done\nexec cp "${2#*@there:}" "${3#*@there:}"\n',
     "python3": f'exec {sys.executable} "$@"\n',
 }
 
 
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """ssh and scp that reach this machine."""
+    """An ssh that reaches this machine."""
     for name, code in FAKES.items():
         (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{code}")
@@ -357,7 +356,7 @@ def test_over_ssh(swept: dict, place: Path, there: Path) -> None:
     ("fake", "code", "words"),
     [
         ("ssh", "echo Permission denied. >&2; exit 255", "Permission denied."),
-        ("scp", "echo No space left >&2; exit 1", "No space left"),
+        ("ssh", "echo Welcome to the box", "made no folder"),
         ("python3", "echo no numpy >&2; exit 1", "ended with 1"),
     ],
 )
@@ -409,10 +408,9 @@ def test_over_a_real_ssh(
             f"-i {tmp_path / 'user'} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no "
             "-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
         )
-        for name in ("ssh", "scp"):
-            real = tmp_path / "bin" / name
-            real.write_text(f'#!/bin/sh\nexec {shutil.which(name)} {extra} "$@"\n')
-            real.chmod(0o755)
+        real = tmp_path / "bin" / "ssh"
+        real.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} {extra} "$@"\n')
+        real.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
         time.sleep(1.0)
         done = over_ssh(

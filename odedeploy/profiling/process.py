@@ -31,7 +31,7 @@ class Worker:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "odedeploy.profiling.worker"],
+            [sys.executable, "-P", "-m", "odedeploy.profiling.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

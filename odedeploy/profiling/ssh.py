@@ -73,26 +73,25 @@ def _run(host: Host, entries: Sequence[Entry], seconds: float) -> dict[str, Any]
     jobs = len(known) * len(chosen)
     with tempfile.TemporaryDirectory(prefix="odedeploy-") as scratch:
         kit = pack([e.file for e in known.values()], Path(scratch) / "kit.zip", chosen, known)
-        there = _ssh(host, "mktemp -d", START).strip()
+        there = _ssh(host, "mktemp -d", START).decode(errors="replace").strip()
         if not there.startswith("/"):
             raise Unusable(f"{host.name} made no folder, it answered {there[:80]!r}.")
+        place = shlex.quote(there)
         try:
-            _copy(host, str(kit), f"{{}}:{there}/kit.zip")
+            _ssh(host, f"cat > {place}/kit.zip", COPY, kit.read_bytes())
             python, name = shlex.quote(host.python), shlex.quote(host.name)
             _ssh(
                 host,
-                f"cd {shlex.quote(there)} && {python} -m zipfile -e kit.zip . && {python} run.py "
+                f"cd {place} && {python} -m zipfile -e kit.zip . && {python} run.py "
                 f"--device {name} --seconds {seconds:g} -o result.json || test -f result.json",
                 seconds + START * jobs,
             )
-            result = Path(scratch) / "result.json"
-            _copy(host, f"{{}}:{there}/result.json", str(result))
-            found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads(_ssh(host, f"cat {place}/result.json", COPY))
             return found
         except ValueError as error:
             raise Crashed(f"The result of {host.name} is damaged ({error}).") from error
         finally:
-            _ssh(host, f"rm -rf {shlex.quote(there)}", START, quietly=True)
+            _ssh(host, f"rm -rf {place}", START, quietly=True)
 
 
 def _chosen(entries: Sequence[Entry]) -> tuple[list[Target], dict[str, Entry]]:
@@ -108,34 +107,27 @@ def _chosen(entries: Sequence[Entry]) -> tuple[list[Target], dict[str, Entry]]:
     return list(found.values()), known
 
 
-def _ssh(host: Host, command: str, seconds: float, quietly: bool = False) -> str:
+def _ssh(
+    host: Host, command: str, seconds: float, sent: bytes = b"", quietly: bool = False
+) -> bytes:
+    """What a command there prints when it is given ``sent``. The same way goes for files: it asks
+    for no more than a shell there, where scp asks for sftp.
+
+    Raises Unusable and Crashed unless told to be quiet.
+    """
     port = ["-p", host.port] if host.port else []
-    return _call(host, ["ssh", *OPTIONS, *port, "--", host.address, command], seconds, quietly)
-
-
-def _copy(host: Host, source: str, target: str) -> None:
-    port = ["-P", host.port] if host.port else []
-    ends = [end.replace("{}", host.address) for end in (source, target)]
-    _call(host, ["scp", "-q", *OPTIONS, *port, "--", *ends], COPY)
-
-
-def _call(host: Host, words: list[str], seconds: float, quietly: bool = False) -> str:
-    """What the command prints. Raises Unusable and Crashed unless told to be quiet."""
+    words = ["ssh", *OPTIONS, *port, "--", host.address, command]
     try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds
-        )
+        done = subprocess.run(words, input=sent, capture_output=True, timeout=seconds)
     except FileNotFoundError:
-        raise Unusable(f"{words[0]} is not installed; install an OpenSSH client.") from None
+        raise Unusable("ssh is not installed; install an OpenSSH client.") from None
     except subprocess.TimeoutExpired:
         if quietly:
-            return ""
-        raise Crashed(f"{words[0]} to {host.name} took more than {seconds:g} s.") from None
+            return b""
+        raise Crashed(f"{host.name} took more than {seconds:g} s over ssh.") from None
     if done.returncode and not quietly:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise Unusable(
-            f"{words[0]} to {host.name} ended with {done.returncode}: {lines[-1][:300]}"
-        )
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        raise Unusable(f"ssh to {host.name} ended with {done.returncode}: {lines[-1][:300]}")
     return done.stdout
 
 

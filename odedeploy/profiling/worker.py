@@ -1,4 +1,4 @@
-"""A process that measures one artefact: ``python -m odedeploy.profiling.worker``.
+"""A process that measures one artefact: ``python -m odedeploy.profiling.worker [PARENT]``.
 
 It reads one JSON request a line from stdin and answers each with one JSON line on stdout:
 
@@ -188,6 +188,8 @@ def _settle() -> None:
 
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if sys.argv[1:] and os.getppid() != int(sys.argv[1]):
+        sys.exit("The sweep ended before its worker began.")
 
 
 def main() -> None:
