@@ -180,9 +180,11 @@ def plot(results: dict[str, Any]) -> None:
             axes.plot(x, y, marker=marker, color=colour, label=way)
     left.set_ylabel("peak memory of a training step, MB")
     right.set_ylabel("seconds of a training step, one core")
-    for axes in (left, right):
+    marks = {left: (10, 20, 50, 100, 200, 500), right: (0.1, 0.2, 0.5, 1, 2, 5)}
+    for axes, ticks in marks.items():
         axes.set(xscale="log", yscale="log", xlabel="evaluations of the vector field")
         axes.set_xticks(EVALUATIONS, [str(n) for n in EVALUATIONS])
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)

@@ -79,6 +79,8 @@ def test_the_card_describes_the_shipped_weights(shipped):
 def test_the_accuracies_stand_on_the_cards():
     odenet, flow = models.card("mnist-odenet"), models.card("flow-digits")
     assert 0 < odenet["test"]["error"] < 0.01 and 0 < odenet["held_out"]["error"] < 0.02
+    smooth = models.card("mnist-odenet-smooth")
+    assert 0 < smooth["test"]["error"] <= 0.006 and smooth["recipe"]["start"] == "mnist-odenet"
     assert 0 < models.card("mnist-mlp")["test"]["error"] < 0.025
     assert 0.9 < flow["test"]["class_accuracy"] <= 1 and 0 < flow["held_out"]["loss"] < 0.2
 
