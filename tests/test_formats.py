@@ -253,6 +253,17 @@ def test_loaded_and_called(cases: dict[str, Case], tmp_path: Path, name: str) ->
             odedeploy.load(tmp_path / f"model{formats.find(name).suffix}", providers=["CPU"])
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_any_batch(cases: dict[str, Case], tmp_path: Path, name: str) -> None:
+    """Also one at which a runtime's plan of its memory may end."""
+    case = cases["adjoint"]
+    model = odedeploy.load(written(case, name, tmp_path, {}))
+    (array,), (expected,) = case.inputs.values(), case.outputs.values()
+    for rows in (15, 16, 17, 40):
+        taken = np.arange(rows) % len(array)
+        np.testing.assert_allclose(model(array[taken]), expected[taken], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", [n for n in FORMATS if n != "onnx"])
 def test_a_damaged_payload_is_refused(tmp_path: Path, name: str) -> None:
     signature = '{"inputs": [], "outputs": []}'

@@ -13,14 +13,14 @@ from odedeploy.errors import BadInput, Crashed, Unusable
 from odedeploy.formats import archive
 from odedeploy.formats.optional import module, quiet
 from odedeploy.formats.parts import in_parts
-from odedeploy.runtime import Artefact
+from odedeploy.runtime import Artefact, batch_symbol
 
 if TYPE_CHECKING:
     from odedeploy.graph import OdeGraph
     from odedeploy.program import Plan
 
 MOST = 16
-"""Rows of a batch at the most: memory is planned for that many."""
+"""Rows of a batch for which memory is planned; the converter may settle for fewer."""
 
 _load = partial(module, title="ExecuTorch", extra="executorch")
 
@@ -29,19 +29,24 @@ _pool: int | None = None
 
 
 class ExecuTorchModel(Artefact):
-    """A loaded program; more rows than ``MOST`` run part by part."""
-
-    limits = {"batch": {"most": MOST}}
+    """A loaded program; more rows than its memory is planned for run part by part."""
 
     def __init__(self, method: Any, held: Any, found: archive.Contents, threads: int) -> None:
         self._method, self._held = method, held
         self.file, self.metadata = found.file, found.metadata
         self.inputs, self.outputs = found.inputs, found.outputs
         self.facts = {"options": {"threads": threads}}
+        symbol = batch_symbol(self.inputs)
+        sizes = [method.metadata.input_tensor_meta(i).sizes() for i in range(len(self.inputs))]
+        self._rows = min(
+            (size[0] for spec, size in zip(self.inputs, sizes, strict=True)
+             if symbol is not None and spec.shape[:1] == (symbol,)), default=MOST,
+        )  # fmt: skip
+        self.limits = {"batch": {"most": self._rows}}
 
     def answer(self, feed: Mapping[str, np.ndarray]) -> Any:
         """Raises Crashed when the runtime fails."""
-        return in_parts(self._run, feed, self.inputs, self.outputs, MOST, exact=False)
+        return in_parts(self._run, feed, self.inputs, self.outputs, self._rows, exact=False)
 
     def _run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         from torch import from_numpy
