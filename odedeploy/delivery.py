@@ -28,7 +28,7 @@ from odedeploy.manifest import Manifest
 from odedeploy.planned import Planned, Progress, Stopwatch, silent
 from odedeploy.reference import SHARE, Reference
 from odedeploy.roofline import work_of
-from odedeploy.runtime import CONTROL, GOLDEN, MANIFEST, STEPS, Arrays
+from odedeploy.runtime import CONTROL, GOLDEN, MANIFEST, STEPS, Arrays, Artefact
 from odedeploy.search import Certificate, judge, shortfall, split
 from odedeploy.search.alarm import Watched, watch_plan
 from odedeploy.spec import ExportSpec
@@ -162,7 +162,7 @@ def _watched(graph: OdeGraph, planned: Planned, progress: Progress) -> Watched:
     )  # fmt: skip
 
 
-def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification:
+def _verified(graph: OdeGraph, planned: Planned, runner: Artefact) -> Verification:
     """The artefact against its plan, run in PyTorch or, below fp32, in its own precision."""
     certify, plan = planned.splits.certify, planned.plan
     if plan.control is not None:
@@ -186,7 +186,7 @@ def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification
         expected_inputs=input_specs(graph.model),
         expected_outputs=delivered_specs(graph.model, plan),
         tol=planned.spec.tol,
-        export_tol=margin(None if moved is None else float(np.max(moved))),
+        export_tol=max(runner.roundoff, margin(None if moved is None else float(np.max(moved)))),
         metric=artefact_errors(judged, expected, certify.rows),
         monitors=outcome.monitors,
     )

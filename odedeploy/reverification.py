@@ -17,7 +17,7 @@ from odedeploy.planned import Progress
 from odedeploy.program import Plan
 from odedeploy.reference import Reference, batch_size
 from odedeploy.reference import solve as solve_reference
-from odedeploy.runtime import read_manifest
+from odedeploy.runtime import Artefact, read_manifest
 from odedeploy.search import judge, shortfall
 from odedeploy.spec import ExportSpec
 from odedeploy.step_control import verified
@@ -65,7 +65,7 @@ def verified_again(
 
 
 def _against(
-    runner: formats.Runner,
+    runner: Artefact,
     manifest: Manifest,
     path: Path,
     loaded: Loaded,
@@ -102,7 +102,7 @@ def _against(
 
 
 def _judged(
-    runner: formats.Runner,
+    runner: Artefact,
     manifest: Manifest,
     graph: OdeGraph,
     plan: Plan,
@@ -122,6 +122,7 @@ def _judged(
         runner, inputs, outcome.outputs, reference.outcome.outputs,
         expected_inputs=input_specs(graph.model),
         expected_outputs=delivered_specs(graph.model, plan), monitors=outcome.monitors,
-        tol=manifest.tol, export_tol=margin(manifest.quantisation_error),
+        tol=manifest.tol,
+        export_tol=max(runner.roundoff, margin(manifest.quantisation_error)),
         metric=artefact_errors(reference, outcome, rows),
     )  # fmt: skip
