@@ -205,7 +205,7 @@ def _verified(graph: OdeGraph, planned: Planned, runner: Runner) -> Verification
         expected_inputs=input_specs(graph.model),
         expected_outputs=delivered_specs(graph.model, plan),
         tol=planned.spec.tol,
-        export_tol=margin(None if moved is None else float(np.max(moved))),
+        export_tol=max(runner.roundoff, margin(None if moved is None else float(np.max(moved)))),
         metric=artefact_errors(judged, expected, certify.rows),
         monitors=outcome.monitors,
     )

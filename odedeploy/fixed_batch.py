@@ -30,6 +30,7 @@ class InBatches:
         self.outputs = _freed(runner.outputs, outputs, size, symbol)
         self.metadata: Mapping[str, str] = runner.metadata
         self.limits, self.facts = runner.limits, runner.facts
+        self.roundoff = runner.roundoff
         self._batched = {spec.name for spec in self.inputs if symbol in spec.shape[:1]}
         self._axes = {s.name: s.shape.index(symbol) for s in self.outputs if symbol in s.shape}
 

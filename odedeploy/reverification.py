@@ -128,6 +128,7 @@ def _judged(
         runner, inputs, outcome.outputs, reference.outcome.outputs,
         expected_inputs=input_specs(graph.model),
         expected_outputs=delivered_specs(graph.model, plan), monitors=outcome.monitors,
-        tol=manifest.tol, export_tol=margin(manifest.quantisation_error),
+        tol=manifest.tol,
+        export_tol=max(runner.roundoff, margin(manifest.quantisation_error)),
         metric=artefact_errors(reference, outcome, rows),
     )  # fmt: skip

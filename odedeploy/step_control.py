@@ -56,6 +56,7 @@ class Asked:
         self.outputs = tuple(s for s in runner.outputs if s.name not in REPORTS)
         self.metadata: Mapping[str, str] = runner.metadata
         self.facts, self.limits = runner.facts, runner.limits
+        self.roundoff = runner.roundoff
 
     def run(self, inputs: Inputs) -> dict[str, np.ndarray]:
         outputs = self._whole(inputs)

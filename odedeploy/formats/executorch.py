@@ -14,6 +14,7 @@ from odedeploy.formats import archive
 from odedeploy.formats.optional import module, quiet
 from odedeploy.formats.parts import in_parts
 from odedeploy.runtime import Artefact, batch_symbol
+from odedeploy.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from odedeploy.graph import OdeGraph
@@ -30,6 +31,9 @@ _pool: int | None = None
 
 class ExecuTorchModel(Artefact):
     """A loaded program; more rows than its memory is planned for run part by part."""
+
+    roundoff = 10 * Tolerance.FLOAT32
+    """Its portable kernels, of norms say, sum one number after another."""
 
     def __init__(self, method: Any, held: Any, found: archive.Contents, threads: int) -> None:
         self._method, self._held = method, held

@@ -36,7 +36,7 @@ class Bound:
         for value, array in zip(held.inputs, arrays, strict=True):
             value.update_inplace(array)
         self._session.run_with_iobinding(held.binding, held.options)
-        return [value.numpy() for value in held.binding.get_outputs()]
+        return [np.array(value.numpy()) for value in held.binding.get_outputs()]
 
     def _new(self, arrays: Sequence[np.ndarray]) -> _Set:
         runtime = import_module("onnxruntime")

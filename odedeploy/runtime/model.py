@@ -15,6 +15,7 @@ from odedeploy.manifest import Manifest, TensorSpec
 from odedeploy.runtime.metadata import Golden, alarm_output, read_golden, read_manifest
 from odedeploy.runtime.options import check_options, warn_of_options
 from odedeploy.runtime.signature import check_inputs
+from odedeploy.tolerance import Tolerance
 
 
 class Artefact(ABC):
@@ -33,6 +34,8 @@ class Artefact(ABC):
     metadata: Mapping[str, str]
     facts: Mapping[str, Any] = {}  # noqa: RUF012
     limits: Mapping[str, Any] = {}  # noqa: RUF012
+    roundoff: float = Tolerance.FLOAT32
+    """Largest relative error of an input between its kernels and PyTorch's, in float32."""
 
     @abstractmethod
     def answer(self, feed: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
