@@ -146,7 +146,8 @@ def exported(
     ``named``, unless all are ``fixed``.
     """
     for target in _constants(flat):
-        if (value := getattr(flat, target)).requires_grad:
+        value = getattr(flat, target)
+        if value.requires_grad and not isinstance(value, nn.Parameter):
             setattr(flat, target, value.detach())
     tensors = tuple(examples.tiled(batch).values())
     free = None if fixed else _dynamic_shapes(examples, named, most)
