@@ -447,7 +447,8 @@ def test_train_reports_and_says_what_it_wrote(monkeypatch: pytest.MonkeyPatch) -
 
         asked.update(options, name=name)
         for held_out in (None, {"accuracy": 0.875}):
-            report(Progress(1, 2, 20, 40, 1e-5, 0.5, {"accuracy": 0.75}, 26.0, 31.0, 3.0, held_out))
+            right = {"accuracy": 0.75}
+            report(Progress(1, 2, 20, 40, 1e-5, 1e-5, 0.5, right, 26.0, 31.0, 3.0, held_out))
         card = {"test": {}, "held_out": {"accuracy": 0.875}, "parameters": 1234}
         return SimpleNamespace(
             checkpoint=Path("a.ckpt"), weights=Path("a.safetensors"), card_file=Path("a.json"),
@@ -459,7 +460,8 @@ def test_train_reports_and_says_what_it_wrote(monkeypatch: pytest.MonkeyPatch) -
     assert result.exit_code == 0, result.exception
     assert asked == {
         "name": "mnist-odenet", "folder": Path("runs/mnist-odenet"), "data": None, "seed": 3,
-        "epochs": 2, "device": "auto", "fresh": True,
+        "epochs": 2, "device": "auto", "fresh": True, "regularise": (), "tolerance": None,
+        "adjoint_tolerance": None, "gradient_error": 0.0, "checkpoints": 0,
     }  # fmt: skip
     for words in ("loss 0.5000", "accuracy 0.7500", "26 forward, 31 backward", "held out"):
         assert words in result.stderr
