@@ -365,11 +365,11 @@ STEPS = (
     ("odedeploy.frontends", "TorchEvaluator"), ("odedeploy.frontends.recording", "probe"),
     ("odedeploy.frontends.recording", "own_gradients"),
     ("odedeploy.frontends.markers", "own_gradients"), ("odedeploy.frontends.tracing", "make_fx"),
-    ("odedeploy.frontends.tracing", "_exported"), ("odedeploy.frontends.interception", "_shim"),
+    ("odedeploy.frontends.tracing", "exported"), ("odedeploy.frontends.interception", "_shim"),
 )  # fmt: skip
 
 
-ONCE = {"sites", "trace", "assemble", "TorchEvaluator", "probe", "make_fx", "_exported"}
+ONCE = {"sites", "trace", "assemble", "TorchEvaluator", "probe", "make_fx", "exported"}
 """Steps taken once in a capture; the others are killed the second time."""
 
 
