@@ -95,10 +95,6 @@ def test_alarm_of_the_file_is_its_definition_and_leaves_the_rest(
 ) -> None:
     _, inputs, graph, plan = case(name)
     form, outputs = find(format), []
-    if format == "openvino":
-        with pytest.raises(BadInput, match="crashes on the alarm"):
-            form.build(graph, plan, "unrolled")
-        return
     for each in (plan, replace(plan, alarm=None)):
         path = tmp_path / f"{each.alarm is None}{form.suffix}"
         form.build(graph, each, "unrolled").write(path, {})
@@ -111,8 +107,9 @@ def test_alarm_of_the_file_is_its_definition_and_leaves_the_rest(
     np.testing.assert_allclose(alarm, defined(name, inputs), rtol=2e-5)
     found = live(graph).run(plan, inputs, "float32").monitors["alarm"]
     np.testing.assert_allclose(found, alarm, rtol=2e-5)
+    rounding = 0.0 if format == "onnx" else 1e-6  # a compiler may fuse other operators
     for key, array in outputs[1].items():
-        np.testing.assert_array_equal(outputs[0][key], array)
+        np.testing.assert_allclose(outputs[0][key], array, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("name", WATCHED)
