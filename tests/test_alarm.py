@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from every_format import NAMES, usable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pattern_base import Field, Model, rows, unit
@@ -24,7 +25,7 @@ import odedeploy
 from odedeploy import api
 from odedeploy.cli import app
 from odedeploy.errors import BadInput
-from odedeploy.formats import FORMATS, find
+from odedeploy.formats import find
 from odedeploy.frontends import capture, intercept, live
 from odedeploy.graph import OdeGraph, delivered_specs, input_specs
 from odedeploy.grid import Grid
@@ -88,13 +89,13 @@ def defined(name: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.sqrt(total)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", NAMES)
 @pytest.mark.parametrize("name", WATCHED)
 def test_alarm_of_the_file_is_its_definition_and_leaves_the_rest(
     name: str, format: str, tmp_path: Path
 ) -> None:
     _, inputs, graph, plan = case(name)
-    form, outputs = find(format), []
+    form, outputs = usable(format), []
     for each in (plan, replace(plan, alarm=None)):
         path = tmp_path / f"{each.alarm is None}{form.suffix}"
         form.build(graph, each, "unrolled").write(path, {})

@@ -12,13 +12,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from every_format import NAMES, usable
 from patterns import PATTERNS, Solver
 from torchdiffeq import odeint
 
 import odedeploy
 from odedeploy import api
 from odedeploy.errors import BadInput, FellShort, UnknownName
-from odedeploy.formats import FORMATS, find, from_path
+from odedeploy.formats import from_path
 from odedeploy.graph import OdeGraph
 from odedeploy.manifest import Manifest
 from odedeploy.planned import Planned
@@ -89,10 +90,10 @@ def test_file_is_self_contained_standard_onnx(exported) -> None:  # type: ignore
         assert leak not in content
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", NAMES)
 def test_every_format_delivers_the_same_answers(captured, planned, tmp_path, format) -> None:  # type: ignore[no-untyped-def]
     _, inputs, graph = captured
-    path = tmp_path / f"model{find(format).suffix}"
+    path = tmp_path / f"model{usable(format).suffix}"
     asked = replace(planned, spec=replace(planned.spec, format=format))
     manifest = odedeploy.export(graph, asked, path)
     assert manifest.export_error <= 1e-5

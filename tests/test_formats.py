@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from every_format import NAMES, marked
 from hypothesis import given
 from hypothesis import strategies as st
 from onnxfiles import WEIGHT, linear, save
@@ -37,13 +38,7 @@ from odedeploy.tolerance import worst_error
 from odedeploy.verification import check_golden, golden, verify
 
 MODELS = ("adjoint", "two_inputs", "nonuniform_trajectory", "convolution_with_norm_and_dropout")
-COMPILED = ("aoti", "executorch", "litert")
-"""Formats that take tens of seconds to build, and so are left to the slow tests."""
 PRIVATE = (b"/work", b"/home", b"/tmp", b"site-packages", b'.py"', __file__.encode())
-
-
-def marked(name: str, *others: str) -> object:
-    return pytest.param(name, *others, marks=[pytest.mark.slow] if name in COMPILED else [])
 
 
 def pairs() -> list[object]:
@@ -51,8 +46,6 @@ def pairs() -> list[object]:
     chosen = {name: MODELS if formats.find(name).quick else MODELS[:3:2] for name in FORMATS}
     return [marked(name, model) for name, models in chosen.items() for model in models]
 
-
-NAMES = [marked(name) for name in FORMATS]
 
 
 class Case:
