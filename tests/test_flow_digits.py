@@ -140,7 +140,8 @@ def test_what_is_published_is_the_average(tmp_path, monkeypatch):
         loaded.eval(), *flow_digits.states(tiny_training.digits(96, 128))
     )
     assert result.card["held_out"] == pytest.approx(measured, rel=1e-5)
-    assert result.card["recipe"] == asdict(RECIPE) | {"tolerances": []}
+    empty = {"tolerances": [], "adjoint_tolerances": [], "regularisers": {}}
+    assert result.card["recipe"] == asdict(RECIPE) | empty
     assert result.card["data"] == flow_digits.FACTS
 
 
