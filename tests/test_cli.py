@@ -411,8 +411,9 @@ def test_a_stopped_run_leaves_nothing(folder: Path, number: int, code: int) -> N
     before = set(os.listdir(folder))
     arguments = ("export", "mine.py:waiting", "--tol", TOL, "-o", "stopped.onnx")
     with subprocess.Popen(
-        [sys.executable, "-m", "odedeploy", *arguments], cwd=folder, stderr=subprocess.PIPE
-    ) as running:
+        [sys.executable, "-m", "odedeploy", *arguments], cwd=folder, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job may ignore it
+    ) as running:  # fmt: skip
         deadline = time.monotonic() + 120
         while not started.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
