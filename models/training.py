@@ -76,65 +76,119 @@ def run(
             f"{task.name} has {task.size} training examples, fewer than a batch of "
             f"{task.recipe.batch}; give more data."
         )
-    where = place(device)
-    group = parallel.join(where, task.recipe.batch)
-    plain = task
-    if task.recipe.regularisers:
-        task = regularisers.regularised(task)
-    if task.recipe.checkpoints:
-        task = solves.checkpointed(task)
-    model = initial(task, seed).to(where).train()
-    optimizer, schedule = _optimisation(task, model)
-    average = _average(task, model)
-
-    def keep(done: int, seconds: float) -> None:
-        if group.leads:
-            weights, moments, rate = (p.state_dict() for p in (model, optimizer, schedule))
-            mean = average.state_dict() if average else {}
-            recipe = asdict(task.recipe)
-            at = Checkpoint(recipe, seed, done, seconds, weights, moments, rate, mean, chosen)
-            save(checkpoint, at)
-
-    if group.leads:
+    under_way = _Run(task, seed, place(device))
+    if under_way.group.leads:
         sweep(checkpoint)
-    start, seconds = 0, 0.0
-    chosen: tuple[float, ...] = ()
     if checkpoint.exists() and not fresh:
-        saved = _resume(checkpoint, task, seed, model, optimizer, schedule, average)
-        start, seconds, chosen = saved.step, saved.seconds, saved.tolerances
+        under_way.resume(checkpoint)
     else:
-        keep(start, seconds)
-    clock = time.monotonic() - seconds
-    window: list[Metrics] = []
-    for step, rows in _order(task, seed, start):
-        drawn = task.batch(rows, Generator().manual_seed(seed * 1_000_003 + step))
-        batch = tuple(part.to(where) for part in group.share(drawn, len(rows)))
+        under_way.keep(checkpoint)
+    clock = time.monotonic() - under_way.seconds
+    for step, rows in _order(task, seed, under_way.done):
+        batch = under_way.step(step, rows)
+        ends_epoch = under_way.done % task.steps_per_epoch == 0
+        if under_way.done % every == 0 or ends_epoch:
+            under_way.seconds = time.monotonic() - clock
+            under_way.keep(checkpoint)
+            under_way.tell(report, batch if ends_epoch else None)
+    under_way.group.leave()
+    return under_way.measured.eval()
+
+
+class _Run:
+    """A run on its way: the model with its optimiser, and what its checkpoint holds beside them.
+
+    ``done`` counts steps and ``seconds`` the time they took, over all resumptions; ``chosen`` are
+    the tolerances of the epoch, forward and adjoint; ``window`` has each step's metrics since the
+    last report.
+    """
+
+    def __init__(self, task: Task, seed: int, where: torch.device) -> None:
+        self.group = parallel.join(where, task.recipe.batch)
+        self.asked, self.seed, self.where = task, seed, where
+        if task.recipe.regularisers:
+            task = regularisers.regularised(task)
+        if task.recipe.checkpoints:
+            task = solves.checkpointed(task)
+        self.task = task
+        self.model = initial(task, seed).to(where).train()
+        self.optimizer, self.schedule = _optimisation(task, self.model)
+        self.average = _average(task, self.model)
+        self.done, self.seconds = 0, 0.0
+        self.chosen: tuple[float, ...] = ()
+        self.window: list[Metrics] = []
+
+    @property
+    def measured(self) -> nn.Module:
+        """What is measured and returned: the average of the weights where there is one."""
+        return self.average or self.model
+
+    def step(self, number: int, rows: Tensor) -> Batch:
+        """Take the step of that number on this process's share of ``rows``, which is returned."""
+        task = self.task
+        drawn = task.batch(rows, Generator().manual_seed(self.seed * 1_000_003 + number))
+        batch = tuple(part.to(self.where) for part in self.group.share(drawn, len(rows)))
         if task.recipe.tolerances:
-            solving = cast(Solving, model)
-            if not chosen or step % task.steps_per_epoch == 0:
-                found = _tolerances(task, model, batch, step // task.steps_per_epoch)
-                chosen = group.agreed(found, where)
-            solving.tolerance, solving.adjoint_tolerance = chosen
-        window.append(_step(task, model, batch, optimizer, group))
-        schedule.step()
-        if average is not None:
-            _follow(average, model, task.recipe.averaging)
-        done = step + 1
-        ends_epoch = done % task.steps_per_epoch == 0
-        if done % every == 0 or ends_epoch:
-            seconds = time.monotonic() - clock
-            keep(done, seconds)
-            if group.leads:
-                at = _progress(task, done, chosen, window, seconds)
-                if ends_epoch:
-                    held_out = task.held_out((average or model).eval())
-                    moved = lock.moved(plain, model, batch)
-                    at = replace(at, held_out=held_out, moved=moved)
-                report(at)
-            model.train()
-            window.clear()
-    group.leave()
-    return (average or model).eval()
+            if not self.chosen or number % task.steps_per_epoch == 0:
+                found = _tolerances(task, self.model, batch, number // task.steps_per_epoch)
+                self.chosen = self.group.agreed(found, self.where)
+            solving = cast(Solving, self.model)
+            solving.tolerance, solving.adjoint_tolerance = self.chosen
+        self.window.append(_step(task, self.model, batch, self.optimizer, self.group))
+        self.schedule.step()
+        if self.average is not None:
+            _follow(self.average, self.model, task.recipe.averaging)
+        self.done = number + 1
+        return batch
+
+    def tell(self, report: Callable[[Progress], None], last: Batch | None) -> None:
+        """Report the window and begin another; ``last`` is the batch that ended an epoch."""
+        if self.group.leads:
+            at = _progress(self.task, self.done, self.chosen, self.window, self.seconds)
+            if last is not None:
+                held_out = self.task.held_out(self.measured.eval())
+                at = replace(
+                    at, held_out=held_out, moved=lock.moved(self.asked, self.model, last)
+                )
+            report(at)
+        self.model.train()
+        self.window.clear()
+
+    def keep(self, path: Path) -> None:
+        """Write the checkpoint, in the first process."""
+        if not self.group.leads:
+            return
+        parts = (self.model, self.optimizer, self.schedule)
+        weights, moments, rate = (part.state_dict() for part in parts)
+        mean = self.average.state_dict() if self.average else {}
+        recipe = asdict(self.task.recipe)
+        save(path, Checkpoint(recipe, self.seed, self.done, self.seconds, weights, moments, rate,
+                              mean, self.chosen))  # fmt: skip
+
+    def resume(self, path: Path) -> None:
+        """Go on from the checkpoint in ``path``; raises BadInput for another run's."""
+        saved = read(path)
+        asked = asdict(self.task.recipe) | {"seed": self.seed, "steps": self.task.steps}
+        taken = {"seed": saved.seed, "steps": saved.schedule.get("total_steps")}
+        found = _before() | saved.recipe | taken
+        for name in asked:
+            if asked[name] != found.get(name):
+                raise BadInput(
+                    f"{path} belongs to another run: its {name} is {found.get(name)}, not "
+                    f"{asked[name]}; choose another folder or start over with --fresh."
+                )
+        try:
+            self.model.load_state_dict(saved.model)
+            self.optimizer.load_state_dict(saved.optimizer)
+            self.schedule.load_state_dict(saved.schedule)
+            if self.average is not None:
+                self.average.load_state_dict(saved.average)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise BadInput(
+                f"{path} holds another model than {self.task.name}; "
+                "choose another folder or start over with --fresh."
+            ) from error
+        self.done, self.seconds, self.chosen = saved.step, saved.seconds, saved.tolerances
 
 
 def _tolerances(task: Task, model: nn.Module, batch: Batch, epoch: int) -> tuple[float, float]:
@@ -230,37 +284,3 @@ def _progress(
 def _before() -> dict[str, object]:
     """What a checkpoint means that was written before a field of the recipe was thought of."""
     return {field.name: field.default for field in fields(Recipe)}
-
-
-def _resume(
-    path: Path,
-    task: Task,
-    seed: int,
-    model: nn.Module,
-    optimizer: Optimizer,
-    schedule: OneCycleLR,
-    average: nn.Module | None,
-) -> Checkpoint:
-    """Restore the run in ``path`` and return it. Raises BadInput for another run's."""
-    saved = read(path)
-    asked = asdict(task.recipe) | {"seed": seed, "steps": task.steps}
-    taken = {"seed": saved.seed, "steps": saved.schedule.get("total_steps")}
-    found = _before() | saved.recipe | taken
-    for name in asked:
-        if asked[name] != found.get(name):
-            raise BadInput(
-                f"{path} belongs to another run: its {name} is {found.get(name)}, not "
-                f"{asked[name]}; choose another folder or start over with --fresh."
-            )
-    try:
-        model.load_state_dict(saved.model)
-        optimizer.load_state_dict(saved.optimizer)
-        schedule.load_state_dict(saved.schedule)
-        if average is not None:
-            average.load_state_dict(saved.average)
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise BadInput(
-            f"{path} holds another model than {task.name}; "
-            "choose another folder or start over with --fresh."
-        ) from error
-    return saved
