@@ -51,6 +51,7 @@ class AotiModel(Artefact):
 
 class Aoti(archive.Archived):
     name = "aoti"
+    title = "AOTInductor"
     suffix = ".aoti.pt2"
     forms = ("unrolled",)
     runtime = "torch"
@@ -85,9 +86,7 @@ class Aoti(archive.Archived):
         options: Mapping[str, Any] | None = None,
     ) -> AotiModel:
         """``threads`` holds for the whole process."""
-        archive.check_threads(threads)
-        archive.check_options(self.name, options, ())
-        found = archive.contents(path, "AOTInductor")
+        found = self.checked(path, threads, options)
         try:
             module = torch._inductor.aoti_load_package(str(found.file))
         except Exception as error:

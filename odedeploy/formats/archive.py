@@ -55,13 +55,38 @@ class Packed:
 
 
 class Archived:
-    """A format whose files are, or end in, such an archive."""
+    """A format whose files are, or end in, such an archive.
+
+    ``title`` is what people call it, and ``settings`` are its options.
+    """
 
     name: str
+    title: str
+    settings: tuple[str, ...] = ()
+
+    def checked(
+        self,
+        path: str | os.PathLike[str],
+        threads: int | None,
+        options: Mapping[str, object] | None,
+    ) -> Contents:
+        """What a file that is about to be opened says of itself.
+
+        Raises BadInput for fewer threads than one, an option that the format does not have, and a
+        file that odedeploy did not write in it.
+        """
+        if threads is not None and threads < 1:
+            raise BadInput(f"threads must be at least 1, got {threads}.")
+        if unknown := sorted(set(options or {}) - set(self.settings)):
+            raise BadInput(
+                f"The format {self.name!r} has no option {unknown[0]!r}; it has "
+                f"{list(self.settings) or 'none'}."
+            )
+        return contents(path, self.title)
 
     def metadata(self, path: str | os.PathLike[str]) -> Mapping[str, str]:
         """What travels in a file; its runtime is not needed."""
-        return contents(path, self.name).metadata
+        return contents(path, self.title).metadata
 
 
 @dataclass(frozen=True)
@@ -138,22 +163,6 @@ def _read_signature(text: str) -> tuple[tuple[TensorSpec, ...], ...]:
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"The file's signature is damaged ({error!r}); export it again.") from error
     return sides
-
-
-def check_threads(threads: int | None) -> None:
-    """Raises BadInput for fewer than one."""
-    if threads is not None and threads < 1:
-        raise BadInput(f"threads must be at least 1, got {threads}.")
-
-
-def check_options(
-    format: str, options: Mapping[str, object] | None, known: tuple[str, ...]
-) -> None:
-    """Raises BadInput for an option that the format does not have."""
-    if unknown := sorted(set(options or {}) - set(known)):
-        raise BadInput(
-            f"The format {format!r} has no option {unknown[0]!r}; it has {list(known) or 'none'}."
-        )
 
 
 def line(error: BaseException) -> str:

@@ -64,6 +64,7 @@ class ExecuTorchModel(Artefact):
 
 class ExecuTorch(archive.Archived):
     name = "executorch"
+    title = "ExecuTorch"
     suffix = ".pte"
     forms = ("unrolled",)
     runtime = "executorch.runtime"
@@ -101,9 +102,7 @@ class ExecuTorch(archive.Archived):
 
         Raises Unusable for another number of threads than this process has already.
         """
-        archive.check_threads(threads)
-        archive.check_options(self.name, options, ())
-        found = archive.contents(path, "ExecuTorch")
+        found = self.checked(path, threads, options)
         data = found.payload()
         pool = _share(threads)
         try:

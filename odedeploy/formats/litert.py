@@ -60,6 +60,7 @@ class LiteRtModel(Artefact):
 
 class LiteRt(archive.Archived):
     name = "litert"
+    title = "LiteRT"
     suffix = ".tflite"
     forms = ("unrolled",)
     runtime = "ai_edge_litert.interpreter"
@@ -97,9 +98,7 @@ class LiteRt(archive.Archived):
         threads: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> LiteRtModel:
-        archive.check_threads(threads)
-        archive.check_options(self.name, options, ())
-        found = archive.contents(path, "LiteRT")
+        found = self.checked(path, threads, options)
         data = found.payload()
         interpreter = _load("ai_edge_litert.interpreter").Interpreter
         try:

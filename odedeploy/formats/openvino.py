@@ -77,6 +77,8 @@ class OpenVinoModel(Artefact):
 
 class OpenVino(archive.Archived):
     name = "openvino"
+    title = "OpenVINO"
+    settings = ("properties of OpenVINO, in capitals",)
     suffix = ".openvino"
     forms = ("unrolled",)
     runtime = "openvino"
@@ -123,10 +125,9 @@ class OpenVino(archive.Archived):
     ) -> OpenVinoModel:
         """``options`` are properties of OpenVINO's CPU device, in capitals. Arithmetic is float32
         unless they say otherwise: by itself OpenVINO may choose bfloat16."""
-        archive.check_threads(threads)
         asked = dict(options or {})
-        archive.check_options(self.name, asked, tuple(name for name in asked if name.isupper()))
-        found = archive.contents(path, "OpenVINO")
+        unknown = {name: x for name, x in asked.items() if not name.isupper()}
+        found = self.checked(path, threads, unknown)
         runtime = _openvino()
         settings: dict[str, Any] = dict(SETTINGS)
         if threads is not None:

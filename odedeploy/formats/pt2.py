@@ -56,6 +56,8 @@ class Pt2Model(Artefact):
 
 class Pt2(archive.Archived):
     name = "pt2"
+    title = "torch.export"
+    settings = ("compile", "device")
     suffix = ".pt2"
     forms = ("unrolled",)
     runtime = "torch"
@@ -82,11 +84,9 @@ class Pt2(archive.Archived):
         """``options`` are ``device``, ``"cpu"`` or ``"cuda"``, and ``compile``, which compiles the
         program by torch.compile when it first runs. ``threads`` holds for the whole process.
         """
-        archive.check_threads(threads)
-        archive.check_options(self.name, options, ("compile", "device"))
         asked = dict(options or {})
         device = asked.get("device", "cpu")
-        found = archive.contents(path, "exported program")
+        found = self.checked(path, threads, options)
         _refuse_pickles(found.file)
         try:
             with quiet():

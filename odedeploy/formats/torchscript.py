@@ -54,6 +54,8 @@ class TorchScriptModel(Artefact):
 
 class TorchScript(archive.Archived):
     name = "torchscript"
+    title = "TorchScript"
+    settings = ("device",)
     suffix = ".pt"
     forms = ("unrolled", "adaptive")
     runtime = "torch"
@@ -97,10 +99,8 @@ class TorchScript(archive.Archived):
 
         Raises BadInput for a file that is missing, damaged or not written by odedeploy.
         """
-        archive.check_threads(threads)
-        archive.check_options(self.name, options, ("device",))
         device = str((options or {}).get("device", "cpu"))
-        found = archive.contents(path, "TorchScript")
+        found = self.checked(path, threads, options)
         try:
             with _deprecation_silenced():
                 module = jit.load(str(found.file), map_location=device)
