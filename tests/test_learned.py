@@ -374,6 +374,27 @@ def test_gauss_newton_goes_on_where_gradients_settle(decay: odedeploy.OdeGraph) 
     assert fast < 0.7 * slow
 
 
+@pytest.mark.parametrize("power", [2.0, 4.0])
+def test_gauss_newton_descends_the_loss_itself(decay: odedeploy.OdeGraph, power: float) -> None:
+    """Its right-hand side is half the gradient of the loss, penalty included."""
+    splits, reference = _prepared(decay)
+    evaluator, start = live(decay), _classical(decay, "ab3_midpoint", 6)
+    families = Families(decay.sites, start, 1)
+    with torch.no_grad():
+        families.parameters[0][0, :2] += torch.tensor([8.0, -8.0])  # beyond AMPLIFICATION
+    numbers, parts = families.plan, (families.excess, lambda: None)
+    with judges(evaluator, splits.fit, splits.validate, reference) as judged:
+        with torch.no_grad():
+            values = [p.detach() for p in families.parameters]
+            matrix, slope = gauss_newton._normal(values, numbers, judged.fit, power, *parts)
+        loss = judged.fit(families.plan(), power) + families.excess().square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+    assert float(families.excess().sum().detach()) > 1
+    gradient = torch.cat([p.grad.flatten() for p in families.parameters if p.grad is not None])
+    torch.testing.assert_close(2 * slope, gradient, rtol=1e-3, atol=1e-4 * float(gradient.norm()))
+    assert float(torch.linalg.eigvalsh(matrix).min()) > -1e-9 * float(matrix.diagonal().max())
+
+
 class _Doubled(torch.autograd.Function):
     """2 x, without a forward derivative."""
 

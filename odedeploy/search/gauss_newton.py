@@ -118,27 +118,35 @@ def _normal(
 ) -> tuple[Tensor, Tensor]:
     """JᵀJ and Jᵀr of the loss at ``values``, each input weighted as the power mean weighs it."""
 
-    def residuals(at: Values) -> list[tuple[float, Tensor]]:
+    def residuals(at: Values) -> list[tuple[float | None, Tensor]]:
         spent()
-        found = objective.residuals(plan(at))
-        return found if excess is None else [*found, (0.0, excess(at)[:, None])]
+        found: list[tuple[float | None, Tensor]] = [*objective.residuals(plan(at))]
+        return found if excess is None else [*found, (None, excess(at)[:, None])]
 
     count = len(_flat(values))
     matrix, slope = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count).double()
     for weight, residual, jacobian in _columns(values, residuals):
-        square = residual.square().sum(1).clamp(min=1e-300)
-        relative = (square / square.max()).pow(power / 2 - 1)
-        share = weight * relative / (relative * square).sum() if weight else torch.ones_like(square)
-        root = share.sqrt()[:, None]
+        root = _shares(residual, weight, power).sqrt()[:, None]
         flat = (jacobian * root[:, :, None]).flatten(0, 1)
         matrix += flat.T @ flat
         slope += flat.T @ (residual * root).flatten()
     return matrix, slope
 
 
+def _shares(residual: Tensor, weight: float | None, power: float) -> Tensor:
+    """What the square of each row counts for, (rows,), in ``weight`` times the logarithm of the
+    power mean; without a weight the squares count as they are.
+    """
+    square = residual.square().sum(1).clamp(min=1e-300)
+    if weight is None:
+        return torch.ones_like(square)
+    relative = (square / square.max()).pow(power / 2 - 1)
+    return weight * relative / (relative * square).sum()
+
+
 def _columns(
-    values: Values, residuals: Callable[[Values], list[tuple[float, Tensor]]]
-) -> Iterator[tuple[float, Tensor, Tensor]]:
+    values: Values, residuals: Callable[[Values], list[tuple[float | None, Tensor]]]
+) -> Iterator[tuple[float | None, Tensor, Tensor]]:
     """Weight, residuals (rows, entries) and Jacobian (rows, entries, numbers), kind by kind."""
     flat = _flat(values)
     columns: list[list[Tensor]] = []

@@ -121,7 +121,7 @@ class Request:
             "targets": list(self.targets),
             "precisions": list(self.precisions),
             "forms": list(self.forms),
-            "batch_sizes": list(self.batches),
+            "batch_sizes": list(dict.fromkeys(target.batch for target in self.chosen)),
             "seconds": self.seconds,
             "wishes": common,
             "version": __version__,
