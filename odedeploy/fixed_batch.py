@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from odedeploy.formats import Runner
+from odedeploy.formats.parts import in_parts
 from odedeploy.graph import Inputs
 from odedeploy.manifest import TensorSpec
 from odedeploy.runtime import batch_symbol
@@ -32,26 +33,21 @@ class InBatches:
         self.limits, self.facts = runner.limits, runner.facts
         self.roundoff = runner.roundoff
         self._batched = {spec.name for spec in self.inputs if symbol in spec.shape[:1]}
-        self._axes = {s.name: s.shape.index(symbol) for s in self.outputs if symbol in s.shape}
 
     def run(self, inputs: Inputs) -> dict[str, np.ndarray]:
-        rows = max((len(a) for n, a in inputs.items() if n in self._batched), default=self.size)
-        parts = []
-        for first in range(0, rows, self.size):
-            chosen = np.minimum(np.arange(first, first + self.size), rows - 1)
-            parts.append(self.runner.run(self.rows(inputs, chosen)))
-        return {name: self._joined(name, parts, rows) for name in parts[0]}
+        """Outputs by name; raises BadInput for several batches of which an output has no axis."""
+        names = [spec.name for spec in self.outputs]
+
+        def once(part: Inputs) -> list[np.ndarray]:
+            found = self.runner.run(dict(part))
+            return [found[name] for name in names]
+
+        parts = in_parts(once, inputs, self.inputs, self.outputs, self.size, exact=True)
+        return dict(zip(names, parts, strict=True))
 
     def rows(self, inputs: Inputs, chosen: np.ndarray) -> dict[str, np.ndarray]:
         """``inputs`` with the ``chosen`` rows of those that have a batch axis."""
         return {n: a[chosen] if n in self._batched else a for n, a in inputs.items()}
-
-    def _joined(self, name: str, parts: list[dict[str, np.ndarray]], rows: int) -> np.ndarray:
-        if name not in self._axes:
-            return parts[0][name]
-        axis = self._axes[name]
-        whole = np.concatenate([part[name] for part in parts], axis)
-        return np.take(whole, np.arange(rows), axis)
 
 
 def _freed(
