@@ -25,6 +25,7 @@ from odedeploy.models.tasks import Recipe
 from odedeploy.program import Plan, solve_plan
 from odedeploy.solvers import find as find_solver
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TOL = 1e-2
 FLOWS = [name for name in models.MODELS if name.startswith("cnf-")]
 
@@ -32,14 +33,6 @@ FLOWS = [name for name in models.MODELS if name.startswith("cnf-")]
 def eased(names):
     """The names, those of flows in more than two dimensions for the slow run."""
     return [pytest.param(n, marks=[pytest.mark.slow] * ("moons" not in n)) for n in names]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(make, seed: int = 0):

@@ -23,6 +23,7 @@ from odedeploy.models.tasks import Recipe
 from odedeploy.program import Plan, solve_plan
 from odedeploy.solvers import find as find_solver
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPE = Recipe(epochs=2, batch=16, averaging=0.9)
 
 
@@ -35,14 +36,6 @@ def small(recipe=RECIPE):
     """Six steps an epoch."""
     digits, held_out = tiny_training.digits(0, 96), tiny_training.digits(96, 128)
     return flow_digits.match(Small, recipe, digits, held_out)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generator(seed=0):
@@ -178,8 +171,8 @@ def artefact(tmp_path_factory):
     """The shipped sampler with eight evaluations: in onnxruntime, and its outputs in PyTorch."""
     model, inputs = models.build("flow-digits")
     graph = api.capture(model, {name: array[:4] for name, array in inputs.items()})
-    grid = Grid.uniform(0, 1, 8)
-    plan = Plan((solve_plan(graph.sites[0].name, find_solver("ab2_euler"), grid),))
+    (site,) = graph.sites
+    plan = Plan((solve_plan(site.name, find_solver("ab2_euler"), Grid.through(site.times, 8)),))
     path = tmp_path_factory.mktemp("flow") / "flow.onnx"
     find("onnx").build(graph, plan, "unrolled").write(path, {})
     given = flow_digits.draws(120, seed=7)

@@ -14,13 +14,7 @@ from odedeploy.models.latent_ode import LatentOde
 from odedeploy.models.recurrence import Recurrence
 from odedeploy.models.tasks import Recipe
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generator(seed=0):

@@ -19,15 +19,8 @@ from odedeploy.models import patients, pbcseq, training
 from odedeploy.models.patients import PatientOde, Scale
 from odedeploy.models.tasks import Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

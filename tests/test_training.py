@@ -23,13 +23,7 @@ from odedeploy.errors import BadInput, Diverged, UnknownName, Unusable
 from odedeploy.models import checkpoint, mnist_odenet, publishing, training
 from odedeploy.models.tasks import Recipe, Task
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
