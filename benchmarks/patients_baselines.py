@@ -7,10 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from odedeploy.models import pbcseq
-from odedeploy.models.patients import YEAR, Scale, latest_known
+from odedeploy.models.patients import YEAR, Scale, centred, gaps, latest_known
 from odedeploy.models.tasks import Batch
 
 LABS = len(pbcseq.LABS)
@@ -37,10 +36,9 @@ class GapGru(nn.Module):
         self, values: Tensor, observed: Tensor, day: Tensor, patient: Tensor, date: Tensor
     ) -> Tensor:
         known = self.scale(values, observed)
-        about = (patient - patient.new_tensor([50.0, 0.5, 0.5])) / patient.new_tensor([10, 1, 1])
+        about, gap = centred(patient), gaps(day)
         there = observed.amax(dim=2)
         latest = (day * there).amax(dim=1)
-        gap = (day - pad(day, (1, 0))[:, :-1]) / YEAR
         each = about[:, None].expand(-1, day.shape[1], -1)
         states, _ = self.gru(torch.cat([known, observed, gap[..., None], each], dim=-1))
         state = states[torch.arange(len(day)), there.sum(1).long() - 1]

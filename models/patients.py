@@ -165,11 +165,10 @@ class PatientOde(nn.Module):
     ) -> Tensor:
         """As ``forward``, (batch, 7) in standard deviations of the training patients."""
         known = self.scale(values, observed)
-        about = (patient - patient.new_tensor([50.0, 0.5, 0.5])) / patient.new_tensor([10, 1, 1])
+        about, gap = centred(patient), gaps(day)
         there = observed.amax(dim=2)
         latest = (day * there).amax(dim=1, keepdim=True)
         ago = (latest - day) / YEAR
-        gap = (day - nn.functional.pad(day, (1, 0))[:, :-1]) / YEAR
         each = torch.ones_like(ago)[..., None] * about[:, None]
         seen = torch.cat([known, observed, ago[..., None], gap[..., None], each], dim=-1)
         memory = self.recurrence(seen, there)
@@ -191,6 +190,16 @@ class PatientOde(nn.Module):
             rtol=tolerance, atol=tolerance, method="dopri5",
         )  # fmt: skip
         return cast(Tensor, trajectory[-1])
+
+
+def centred(patient: Tensor) -> Tensor:
+    """Age, sex and treatment (batch, 3) around zero, age in tens of years."""
+    return (patient - patient.new_tensor([50.0, 0.5, 0.5])) / patient.new_tensor([10, 1, 1])
+
+
+def gaps(day: Tensor) -> Tensor:
+    """Years since the visit before, since enrolment for the first: (batch, visits)."""
+    return (day - nn.functional.pad(day, (1, 0))[:, :-1]) / YEAR
 
 
 def latest_known(known: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
