@@ -3,10 +3,14 @@
 * Every problem of DETEST at two tolerances, in float64: how far the adaptive form ends from
   torchdiffeq's dopri5, errors of both against dopri8 at 1e-12, and their evaluations. In units of
   the tolerance, relative to the larger of 1 and the state.
+* Every reference model with an adaptive solve, at 1e-3 and 1e-5, in float32, a batch of 16 of its
+  calibration inputs: how far the answers of the adaptive form are from those of its own torchdiffeq
+  solve, relative to the norm of an answer and in units of the tolerance, and both's evaluations.
 * Evaluations of single inputs with ``per_sample``: orbits by eccentricity, the Van der Pol
   oscillator by where it starts, and mnist-odenet digits.
 
-    python benchmarks/adaptive.py [--images 256] [--parts digits starts detest] [--problems A1 …]
+    python benchmarks/adaptive.py [--images 256] [--parts digits starts models detest]
+        [--problems A1 …]
 """
 
 from __future__ import annotations
@@ -18,12 +22,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
+import torch
+from torchdiffeq._impl.misc import _PerturbFunc
 
-from odedeploy import api
+from odedeploy import api, models
 from odedeploy.lowering import lower
 from odedeploy.passes import clean
 from odedeploy.program import Control, Plan
@@ -38,6 +45,8 @@ FOCUS = (0.0, 0.3, 0.6, 0.9)
 AWAY = (1e-4, 1e-2, 1.0, 4.0)
 """Where the oscillator starts; its cycle is at 2."""
 DIGITS = (1e-2, 1e-3, 1e-4)
+SHIPPED = (1e-3, 1e-5)
+BATCH = 16
 
 
 def session(model: ir.Model) -> onnxruntime.InferenceSession:
@@ -122,15 +131,66 @@ def digits(count: int) -> list[dict[str, Any]]:
     return rows
 
 
+def reference_model(name: str) -> list[dict[str, Any]]:
+    """A batch through the adaptive form and through the model's own solve, by tolerance."""
+    loaded = api.load_model(name)
+    graph = api.capture(loaded.module, loaded.inputs)
+    if not any(site.kept is None for site in graph.sites):
+        return []
+    made = session(clean(lower(graph, Plan((), control=Control()), "adaptive")))
+    batch = {key: array[:BATCH] for key, array in loaded.inputs.items()}
+    rows = []
+    for tol in SHIPPED:
+        feed = {**batch, "rtol": np.array(tol, np.float32), "atol": np.array(tol, np.float32)}
+        *found, evaluations, converged = made.run(None, feed)
+        wanted, count = solved(loaded.module, batch, tol)
+        apart = max(
+            float(np.max(_norms(ours - theirs) / np.maximum(_norms(theirs), _norms(theirs).mean())))
+            for ours, theirs in zip(found, wanted, strict=True)
+        )
+        rows.append({
+            "model": name, "tolerance": tol, "apart": float(f"{apart / tol:.3g}"),
+            "evaluations": int(evaluations), "torchdiffeq_evaluations": count,
+            "ratio": round(int(evaluations) / count, 3), "converged": int(converged),
+        })  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def solved(
+    model: torch.nn.Module, batch: dict[str, np.ndarray], tol: float
+) -> tuple[list[np.ndarray], int]:
+    """What ``model`` answers by its own adaptive solve at ``tol``, and the evaluations it took."""
+    for module in model.modules():
+        if hasattr(module, "tolerance"):
+            module.tolerance = tol
+    count = 0
+    forward = _PerturbFunc.forward
+
+    def counted(*given: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        return forward(*given, **named)
+
+    with torch.inference_mode(), patch.object(_PerturbFunc, "forward", counted):
+        answer = model(**{name: torch.from_numpy(array) for name, array in batch.items()})
+    return [part.numpy() for part in (answer if isinstance(answer, tuple) else (answer,))], count
+
+
+def _norms(array: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(array.reshape(len(array), -1), axis=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--parts", nargs="+", default=["digits", "starts", "detest"])
+    parser.add_argument("--parts", nargs="+", default=["digits", "starts", "models", "detest"])
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     arguments = parser.parse_args()
     parts: dict[str, Callable[[], Any]] = {
         "digits": lambda: digits(arguments.images),
         "starts": starts,
+        "models": lambda: [row for name in models.MODELS for row in reference_model(name)],
         **{name: partial(detest, name, PROBLEMS[name]) for name in arguments.problems},
     }
     results = Path(__file__).parent / "results" / "adaptive.json"

@@ -1,6 +1,7 @@
-"""mnist-odenet's artefacts on all 10,000 test digits, against the float64 reference solve.
+"""An ODE-Net's artefacts on all 10,000 test digits, against the float64 reference solve.
 
-    python benchmarks/digits.py [--data DIR] [--tol 1e-2] [--metric agreement --tol 0.001]
+    python benchmarks/digits.py [--model NAME] [--data DIR] [--tol 1e-2] [--format NAME …]
+        [--metric agreement --tol 0.001]
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ REFERENCE_TOL = 5e-2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="mnist-odenet")
+    parser.add_argument("--format", nargs="+", default=["onnx", "torchscript"], choices=FORMATS)
     parser.add_argument("--data", type=Path, help="folder of MNIST's IDX files; else fetched")
     parser.add_argument("--tol", type=float, default=1e-2)
     parser.add_argument("--metric", default="output", choices=METRICS)
     arguments = parser.parse_args()
     digits = mnist.load("test", arguments.data)
     images = {"image": mnist.pixels(digits.images)}
-    loaded = api.load_model("mnist-odenet")
+    loaded = api.load_model(arguments.model)
     graph = api.capture(loaded.module, loaded.inputs)
     asked = ExportSpec(tol=arguments.tol, metric=arguments.metric)
     planned = api.plan(graph, loaded.inputs, spec=asked)
@@ -44,7 +47,7 @@ def main() -> None:
     wrong = float(np.mean(truth.argmax(1) != digits.labels))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in FORMATS:
+        for name in arguments.format:
             spec = replace(asked, format=name)
             path = Path(folder) / f"m{find(name).suffix}"
             manifest = deliver(
@@ -76,7 +79,9 @@ def main() -> None:
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     name = "digits" if arguments.metric == "output" else f"digits-{arguments.metric}"
-    (results / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    path = results / f"{name}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, arguments.model: rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from odedeploy.graph import Inputs, Outcome, Site
 from odedeploy.reference import Reference, silent, solve, take
 from odedeploy.search import Splits, split
 from odedeploy.search.layout import Layout
-from odedeploy.search.planning import _Search
+from odedeploy.search.stages import Stages
 from odedeploy.search.study import Study
 from odedeploy.spec import ExportSpec
 
@@ -60,9 +60,9 @@ class Case:
                      self.reference, silent)  # fmt: skip
 
     @cached_property
-    def search(self) -> _Search:
+    def search(self) -> Stages:
         """The product's own search, asked for one number of evaluations at a time."""
-        return _Search(self.study, None)
+        return Stages(self.study, None)
 
 
 def open_case(name: str, seed: int, count: int, tol: float) -> Case:

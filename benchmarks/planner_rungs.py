@@ -44,7 +44,7 @@ def classical(case: Case, n: int) -> list[dict[str, Any]]:
 def fitted(case: Case, n: int) -> list[dict[str, Any]]:
     """Grids, learned and distilled solvers with ``n`` evaluations, as the search finds them."""
     try:
-        rungs = case.search._exact(n)
+        rungs = case.search.exactly(n)
     except BadInput:  # no plan has n evaluations
         return []
     kinds = dict.fromkeys(rung.kind for rung in rungs if rung.kind != CLASSICAL)

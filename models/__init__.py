@@ -92,6 +92,10 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "build_sampler",
             "cnf-tabular",
         ),
+        "latent-ode-spirals": Entry(
+            "The latent ODE of Chen et al. 2018 on spirals: observed and queried at any times",
+            "odedeploy.models.latent_ode",
+        ),
         "patients": Entry(
             "Laboratory values of liver patients at a date, from their earlier, irregular visits",
             "odedeploy.models.patients",

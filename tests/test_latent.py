@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from odedeploy import models
 from odedeploy.models import latent_ode, spirals, training
 from odedeploy.models.latent_ode import LatentOde
 from odedeploy.models.recurrence import Recurrence
@@ -110,6 +111,15 @@ def test_a_run_learns_and_ends_at_its_recipe(tmp_path):
     again = training.run(task, tmp_path / "whole.ckpt", device="cpu")
     for name, weight in trained.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight)
+
+
+def test_the_shipped_model_predicts_better_from_more_observations():
+    model, _ = models.build("latent-ode-spirals")
+    measured = latent_ode.measure(model, 200, seed=9)
+    assert measured["rmse_100"] < measured["rmse_30"] < 0.394
+    card = models.card("latent-ode-spirals")["test"]
+    for name, value in measured.items():
+        assert value == pytest.approx(card[name], rel=0.3)
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ from odedeploy.search.learned import AMPLIFICATION, Families, Family, inserted
 from odedeploy.search.leastsquares import least_squares
 from odedeploy.search.measure import errors_of
 from odedeploy.search.objective import _target, descend, judges
-from odedeploy.search.planning import order
+from odedeploy.search.sequence import order
 from odedeploy.solvers import SOLVERS
 from odedeploy.spec import ExportSpec
 

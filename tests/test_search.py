@@ -12,9 +12,11 @@ from numpy_models import NumpyModel, model_of, network, points, rotation, site, 
 from odedeploy.errors import BadInput, UnknownName
 from odedeploy.reference import SHARE, Reference, solve, take
 from odedeploy.search import Certify, Search, Splits, search, split
+from odedeploy.search.ladder import Ladder
 from odedeploy.search.layout import BUDGET, Layout
 from odedeploy.search.measure import rank
-from odedeploy.search.planning import SEQUENCE
+from odedeploy.search.sequence import SEQUENCE
+from odedeploy.search.study import OutOfTime, Rung, Study
 from odedeploy.solvers import LADDER, find
 from odedeploy.spec import ExportSpec
 
@@ -99,6 +101,23 @@ def test_the_promise_holds_on_fresh_inputs() -> None:
 def test_the_same_seed_finds_the_same() -> None:
     first, second = (searched(*MODELS["relu"](), ExportSpec(tol=1e-2, coverage=0.95)) for _ in "ab")
     assert first == second
+
+
+@pytest.mark.parametrize("stop", [OutOfTime, KeyboardInterrupt])
+def test_without_time_for_safer_plans_those_there_are_are_tested(
+    monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    climbed = []
+
+    def spent(ladder: Ladder) -> list[Rung]:
+        climbed.append(ladder)
+        raise stop
+
+    monkeypatch.setattr(Ladder, "higher", spent)
+    monkeypatch.setattr(Study, "safe", 1e-9)
+    found = searched(*MODELS["relu"](), ExportSpec(tol=1e-2, coverage=0.95))
+    assert len(climbed) == 1
+    assert found.certified
 
 
 def test_kept_solves_stay_as_they_are() -> None:

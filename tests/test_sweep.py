@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,10 +18,14 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner
 
+from odedeploy import api
 from odedeploy.cli import app
 from odedeploy.errors import BadInput
+from odedeploy.planned import silent
 from odedeploy.profiling import Profile, devices
+from odedeploy.spec import ExportSpec
 from odedeploy.tradeoff import Request, clock
+from odedeploy.tradeoff.workshop import Workshop
 
 HERE = Path(__file__).parent
 MODEL = '''
@@ -180,6 +185,21 @@ def test_plans_are_searched_once(
         row["nfe"] for row in swept["rows"] if row["file"].startswith("decay-0.")
     }
     assert {p.name: p.read_bytes() for p in (place / "again" / "plans").iterdir()} == plans
+
+
+def test_a_lower_precision_starts_from_the_plan_in_fp32(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ExportSpec(tol=1e-1, solver="rk4", samples=330)
+    model = api.load_model(f"{place}/decay.py:build")
+    shop = Workshop(model, spec, tmp_path, clock.Clock(silent, None, 1.0))
+    whole = shop.planned(spec)
+    given: list[Any] = []
+    monkeypatch.setattr(
+        "odedeploy.tradeoff.workshop.plan_splits", lambda *known: given.append(known[-1]) or whole
+    )
+    shop.planned(replace(spec, precision="int8"))
+    assert [(known.spec, known.search) for known in given] == [(spec, whole.search)]
 
 
 @pytest.mark.slow

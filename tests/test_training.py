@@ -214,6 +214,13 @@ def test_a_recipe_needs_an_epoch():
         RECIPE.lasting(0)
 
 
+@pytest.mark.parametrize("steps", range(1, 7))
+def test_the_shortest_runs_end(tmp_path, steps):
+    short = tiny(RECIPE.lasting(1), size=steps * RECIPE.batch)
+    assert short.steps == steps
+    training.run(short, tmp_path / "short.ckpt", device="cpu")
+
+
 class Rotation(nn.Module):
     """y(1) of dy/dt = A y for rows y0 (n, 2); A is learnt."""
 

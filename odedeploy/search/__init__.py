@@ -11,9 +11,9 @@ from odedeploy.search.certificate import shortfall as shortfall
 from odedeploy.search.measure import Candidate as Candidate
 from odedeploy.search.measure import quantile as quantile
 from odedeploy.search.planning import Search as Search
-from odedeploy.search.planning import Tested as Tested
-from odedeploy.search.planning import order as order
 from odedeploy.search.planning import search as search
+from odedeploy.search.sequence import Tested as Tested
+from odedeploy.search.sequence import order as order
 from odedeploy.search.splits import Certify as Certify
 from odedeploy.search.splits import Fit as Fit
 from odedeploy.search.splits import Split as Split

@@ -6,6 +6,7 @@ captures and solves nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -92,12 +93,23 @@ class Workshop:
         with self._clock.step("plan", what) as progress:
             try:
                 kept = Kept.of(
-                    plan_splits(graph, live(graph), self.splits, spec, reference, progress)
-                )
+                    plan_splits(
+                        graph, live(graph), self.splits, spec, reference, progress,
+                        self._whole(spec),
+                    )
+                )  # fmt: skip
             except FellShort as error:
                 kept = Kept(None, spec.precision, reason=str(error))
         self._shelf.keep(spec, kept)
         return kept
+
+    def _whole(self, spec: ExportSpec) -> Planned | None:
+        """The plan in fp32 of a request in a lower precision, where it was searched for before."""
+        fp32 = replace(spec, precision="fp32")
+        kept = None if fp32 == spec or spec.form == "adaptive" else self._shelf.find(fp32)
+        if kept is None or kept.search is None:
+            return None
+        return kept.planned(self.graph, fp32, self.splits, self.reference)
 
     def delivered(self, spec: ExportSpec, path: Path) -> Manifest:
         """The artefact of ``spec`` in ``path``; raises as ``planned`` and ``deliver`` do."""
