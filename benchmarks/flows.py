@@ -7,6 +7,7 @@ same batches in the same number of steps of the same optimiser, at the better of
 A run that was stopped goes on from the checkpoints in ``runs/flows``.
 
     python benchmarks/flows.py [--tol 1e-2] [--budget 60] [--only files|discrete|answers]
+        [--flow cnf-moons|cnf-tabular]
 """
 
 from __future__ import annotations
@@ -51,18 +52,19 @@ def main() -> None:
     parser.add_argument("--tol", type=float, default=1e-2)
     parser.add_argument("--budget", type=float, default=60, help="seconds of each search")
     parser.add_argument("--only", choices=("files", "discrete", "answers"), help="one part of it")
+    parser.add_argument("--flow", nargs="+", choices=TASKS, default=list(TASKS))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     RUNS.mkdir(parents=True, exist_ok=True)
     if asked.only in (None, "files"):
-        for name in (name for name in models.MODELS if name.startswith("cnf-")):
+        for name in (name for name in models.MODELS if name.startswith(tuple(asked.flow))):
             if not current(name, asked.tol):
                 keep("files", name, exported(name, asked.tol, asked.budget))
     if asked.only in (None, "discrete"):
-        for name in TASKS:
+        for name in asked.flow:
             keep("discrete", name, discrete(name))
     if asked.only in (None, "answers"):
-        for name in TASKS:
+        for name in asked.flow:
             keep("answers", name, answers(name))
         figure()
     report(results())

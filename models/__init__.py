@@ -58,6 +58,14 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "The same ODE-Net on MNIST, regularised to need fewer evaluations",
             "odedeploy.models.mnist_odenet_smooth",
         ),
+        "mnist-rknet": Entry(
+            "The same network on MNIST, trained through the steps of a fixed Runge–Kutta solve",
+            "odedeploy.models.mnist_rknet",
+        ),
+        "mnist-resnet": Entry(
+            "The same stem and head on MNIST around six residual blocks; solves no ODE",
+            "odedeploy.models.mnist_resnet",
+        ),
         "mnist-mlp": Entry(
             "A perceptron of one hidden layer on MNIST; solves no ODE",
             "odedeploy.models.mnist_mlp",
