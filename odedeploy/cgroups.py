@@ -69,16 +69,17 @@ def hierarchy(proc: Path = PROC) -> Hierarchy | None:
     mounts: dict[int, tuple[str, Path]] = {}
     for line in _text(proc / "mountinfo").splitlines():
         before, _, after = line.partition(" - ")
-        root, mount = before.split()[3:5]
+        root, place = before.split()[3:5]
         kind, *_, options = after.split()
         if kind == "cgroup" and "cpu" in options.split(","):
-            mounts[1] = root, Path(mount)
+            mounts[1] = root, Path(place)
         elif kind == "cgroup2":
-            mounts[2] = root, Path(mount)
-    for version in sorted(mounts):
-        root, mount = mounts[version]
-        return Hierarchy(version, mount, _own(proc, version, root.rstrip("/"), mount))
-    return None
+            mounts[2] = root, Path(place)
+    if not mounts:
+        return None
+    version = min(mounts)
+    root, mount = mounts[version]
+    return Hierarchy(version, mount, _own(proc, version, root.rstrip("/"), mount))
 
 
 def limit(proc: Path = PROC) -> float | None:
