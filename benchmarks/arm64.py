@@ -48,9 +48,12 @@ CPU revision\t: 3
 processor, and crash."""
 
 EXPORTS = {
-    "mnist-odenet-fp32.onnx": ("--tol", "1e-2"),
-    "mnist-odenet-int8.onnx": ("--tol", "1e-1", "--precision", "int8"),
-}
+    "mnist-odenet-fp32.onnx": ("--tol", "1e-2", "--budget", "20"),
+    "mnist-odenet-int8.onnx": (
+        "--tol", "1e-1", "--precision", "int8", "--solver", "rk4", "--samples", "500",
+        "--budget", "20",
+    ),
+}  # fmt: skip
 
 
 class Missing(Exception):
