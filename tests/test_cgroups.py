@@ -21,6 +21,7 @@ from odedeploy.profiling.process import Worker
 from odedeploy.targets import Target
 
 HALF = targets.find("cpu-half")
+FIFTH = replace(HALF, name="fifth", quota=0.2)
 QUERY = [{"x": np.ones(3, np.float32)}]
 REFUSAL = cgroups.refusal(0.5)
 allowed = pytest.mark.skipif(REFUSAL is not None, reason=str(REFUSAL))
@@ -127,7 +128,7 @@ def test_a_process_gets_no_more_than_its_quota() -> None:
         told, _ = process.communicate("\n")
         stopped = cgroups.throttled(group.path / "cpu.stat")
     assert float(told) < 0.25 * 1.5 + 0.15
-    assert stopped is not None and stopped >= 10
+    assert stopped is not None and stopped >= 3
     assert not group.path.exists()
 
 
@@ -165,25 +166,25 @@ def entry(folder: Path, target: Target) -> Entry:
     )  # fmt: skip
 
 
-def check_limited(row: Row) -> None:
+def check_limited(row: Row, quota: float) -> None:
     assert row.measured, row.reason
-    assert row.quota == 0.5
+    assert row.quota == quota
     assert row.throttled is not None and row.throttled >= row.rounds
     assert row.began is not None and row.ended is not None
     assert row.ended - row.began > row.rounds * 0.5
     assert row.cpu_seconds is not None and row.throughput is not None
-    assert row.cpu_seconds * row.throughput < 0.65
+    assert row.cpu_seconds * row.throughput < 1.3 * quota
 
 
 @allowed
 def test_rows_tell_the_quota_under_which_they_were_measured(tmp_path: Path) -> None:
     whole = replace(targets.find("cpu-1t"), name="whole")
     journal = Journal()
-    result = profile([entry(tmp_path, HALF), entry(tmp_path, whole)], (), 0.5, journal=journal)
-    half, full = result.rows
-    check_limited(half)
+    result = profile([entry(tmp_path, FIFTH), entry(tmp_path, whole)], (), 0.5, journal=journal)
+    limited, full = result.rows
+    check_limited(limited, 0.2)
     assert full.measured and full.quota is None
-    slowest = max(max(line["ns"]) for line in journal.of("round") if HALF.name in line["job"])
+    slowest = max(max(line["ns"]) for line in journal.of("round") if FIFTH.name in line["job"])
     assert slowest > 20e6  # stopped in the middle
     found = cgroups.hierarchy()
     nursery = None if found is None else found.nursery()
@@ -204,7 +205,7 @@ def test_the_model_in_pytorch_has_the_quota_of_the_target_beside_it(tmp_path: Pa
     whole = replace(targets.find("cpu-1t"), name="whole")
     result = profile([entry(tmp_path, HALF), entry(tmp_path, whole)], [baseline], 0.5)
     limited, free = result.baselines
-    check_limited(limited)
+    check_limited(limited, 0.5)
     assert free.measured and free.quota is None
 
 

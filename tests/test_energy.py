@@ -23,7 +23,7 @@ from odedeploy import targets
 from odedeploy.cli import app
 from odedeploy.errors import BadInput
 from odedeploy.manifest import ErrorReport
-from odedeploy.profiling import Entry, Journal, energy, meter, nvml, profile
+from odedeploy.profiling import Entry, Journal, energy, measure, meter, nvml, profile
 from odedeploy.profiling.meter import GAP, Meter
 from odedeploy.profiling.nvml import Nvml
 from odedeploy.profiling.rapl import Rapl
@@ -347,6 +347,28 @@ def test_rows_hold_the_energy_of_their_own_rounds(tmp_path: Path) -> None:
         assert now <= row.began < row.ended <= time.time()
         assert row.energy_mj >= 7 * float(row.file)
     assert not any("meter" in sentence for sentence in result.warnings)
+
+
+def test_a_gpu_is_counted_in_the_process_that_runs_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that takes 50 W all the time; short rounds are left out."""
+    (tmp_path / "pynvml.py").write_text(
+        "import time\n\n\nclass NVMLError(Exception):\n    pass\n\n\n"
+        "nvmlInit, nvmlDeviceGetCount = int, lambda: 1\n"
+        "nvmlDeviceGetHandleByIndex = str\n"
+        "def nvmlDeviceGetTotalEnergyConsumption(gpu):\n    return int(50e3 * time.time())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (plain, _) = sleeping(tmp_path)
+    asked = replace(plain, target=replace(plain.target, options={"device": "cuda"}))
+    monkeypatch.setattr(measure, "AIMED_ROUNDS", 7)
+    (row,) = profile([asked], (), 1.6).rows
+    assert row.throughput is not None
+    assert row.energies_mj["gpu"] == pytest.approx(50e3 / row.throughput, rel=0.2)
+    assert row.energy_mj == sum(row.energies_mj.values())
+    (short,) = profile([asked], (), 0.1).rows
+    assert short.measured and "gpu" not in short.energies_mj
 
 
 def test_a_meter_that_stops_or_breaks_costs_no_measurement(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from odedeploy import targets
 from odedeploy.cli import app
 from odedeploy.errors import BadInput
-from odedeploy.profiling import Profile, devices, kit_run, machine, meter
+from odedeploy.profiling import Profile, devices, kit_run, machine, meter, packing
 from odedeploy.runtime import GoldenCheck
 from odedeploy.tradeoff import Request, clock
 
@@ -322,6 +324,29 @@ def test_a_kit_checks_answers_and_measures_nothing(
     assert kit_run.main(["--check", "-o", str(folder / "wrong.json")]) == 1
     told = json.loads((folder / "wrong.json").read_text())["answers"]
     assert all(not a["passed"] and a["error"] == 0.5 for a in told)
+
+
+def test_a_kit_takes_the_quota_along(
+    result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = targets.find("cpu-half")
+    several = [targets.find("cpu-1t"), half, replace(half, name="again")]
+    packing.pack([result.parent / "artefacts" / "decay-0.1.onnx"], tmp_path / "kit.zip", several)
+    with zipfile.ZipFile(tmp_path / "kit.zip") as archive:
+        archive.extractall(tmp_path)
+    asked: dict[str, Any] = {}
+
+    class Asked:
+        def __init__(self, requests: dict[str, Any], *_: object) -> None:
+            asked.update(requests)
+
+        def run(self, heats: object) -> None:
+            pass
+
+    monkeypatch.setattr(kit_run, "Sweep", Asked)
+    found = kit_run.measured(tmp_path, kit_run._parser().parse_args([]))
+    assert [request["quota"] for request in asked.values()] == [None, 0.5]
+    assert [job["quota"] for job in found["jobs"].values()] == [None, 0.5]
 
 
 def test_nothing_is_timed_under_an_emulator(
