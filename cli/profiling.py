@@ -79,6 +79,14 @@ def profile(
             help="A device to measure on as well, over ssh; may be repeated.",
         ),
     ] = None,
+    meter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[DEVICE=]FILE",
+            help="A power meter's CSV of time and watts, of this machine or a device; may be "
+            "repeated.",
+        ),
+    ] = None,
     coverage: Coverage = 0.99,
     confidence: Confidence = 0.95,
     precision: Annotated[
@@ -124,7 +132,7 @@ def profile(
         result = api.profile(
             given, tol, target, folder, precisions=precision, forms=form, batches=batch or (),
             spec=spec, seconds=seconds, timeout=timeout, resume=resume, merge=merge or (),
-            hosts=ssh or (), progress=progress,
+            hosts=ssh or (), meters=meter or (), progress=progress,
         )  # fmt: skip
         from odedeploy.profiling import FILES
     _check_measured(result)

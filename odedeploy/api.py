@@ -319,6 +319,7 @@ def profile(
     resume: bool = False,
     merge: Sequence[str | Path] = (),
     hosts: Sequence[str] = (),
+    meters: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Profile:
     """Every tolerance on every target, measured, with the model in PyTorch beside it.
@@ -327,24 +328,28 @@ def profile(
     as it is, and everything at each of ``batches``. Writes the profile there as JSON, CSV, PNG, SVG
     and HTML. A tolerance that no plan keeps costs its own row. ``resume`` goes on with a sweep of
     the same request that was stopped. ``hosts`` are measured over ssh, and ``merge`` are results
-    of kits; without models they join the profile that ``folder`` holds.
+    of kits; without models they join the profile that ``folder`` holds. ``meters`` are CSV files of
+    power meters, ``[DEVICE=]FILE`` each.
 
     Raises UnknownName and BadInput for wishes that cannot be, and where nothing could be exported,
     what kept the first file from it.
     """
     from odedeploy.profiling.devices import joined
+    from odedeploy.profiling.meter import named
     from odedeploy.tradeoff import Request, sweep
 
     several = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
-    paths = [Path(file) for file in merge]
+    paths, metered = [Path(file) for file in merge], named(meters)
     if not several:
-        return joined(Path(folder), paths)
+        return joined(Path(folder), paths, metered)
     given = [Path(model) if isinstance(model, str) else model for model in several]
     request = Request(
         given, tols, targets, precisions, forms, batches, spec or ExportSpec(tol=1.0), seconds,
         timeout,
     )  # fmt: skip
-    return sweep(request, Path(folder), progress, resume=resume, merge=paths, hosts=hosts)
+    return sweep(
+        request, Path(folder), progress, resume=resume, merge=paths, hosts=hosts, metered=metered
+    )
 
 
 def kit(paths: Sequence[str | Path], output: str | Path) -> Path:

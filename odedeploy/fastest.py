@@ -39,14 +39,16 @@ class Contender:
 
 
 def candidates(spec: ExportSpec) -> list[Target]:
-    """The targets that are usable here and take what ``spec`` asks for, ONNX on the CPU first.
+    """The targets that are usable here and take what ``spec`` asks for, ONNX on the CPU first;
+    those with a quota stand for another device and take no part.
 
     Raises Unusable, with the reason of the first, when there is none.
     """
     fitting = [
         target
         for target in map(find, names())
-        if spec.format in (AUTO, target.format)
+        if target.quota is None
+        and spec.format in (AUTO, target.format)
         and spec.form in formats.find(target.format).forms
         and (spec.precision == "fp32" or target.format in LOW_PRECISION)
     ]

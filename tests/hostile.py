@@ -122,6 +122,19 @@ def spies(request: Mapping[str, Any]) -> Callable[[], Loaded]:
     return spied
 
 
+def computes(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """One inference takes as many milliseconds of the processor as the file's name says."""
+    seconds = float(os.path.basename(request["path"])) / 1e3
+
+    def run(query: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+        return list(query.values())
+
+    return lambda: Loaded(run, {})
+
+
 def sleeps(request: Mapping[str, Any]) -> Callable[[], Loaded]:
     """One inference takes as many milliseconds as the file's name says."""
     seconds = float(os.path.basename(request["path"])) / 1e3

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,7 +8,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from odedeploy import roofline
-from odedeploy.profiling import energy
 
 
 def model(*nodes: onnx.NodeProto, out: str, **weights: np.ndarray) -> onnx.ModelProto:
@@ -69,29 +67,3 @@ def test_this_machine_is_measured() -> None:
     here = roofline.this_machine()
     assert here is roofline.this_machine()
     assert 1e8 < here.operations < 1e14 and 1e7 < here.bandwidth < 1e13 and here.cache >= 1e4
-
-
-def zone(folder: Path, name: str, value: int) -> None:
-    (folder / name).mkdir(exist_ok=True)
-    (folder / name / "energy_uj").write_text(f"{value}\n")
-    (folder / name / "max_energy_range_uj").write_text("999999\n")
-
-
-def test_energy_of_all_packages_and_of_a_counter_that_starts_again(tmp_path: Path) -> None:
-    zone(tmp_path, "intel-rapl:0", 100)
-    zone(tmp_path, "intel-rapl:1", 900_000)
-    zone(tmp_path, "intel-rapl:0:0", 5)
-    counters = energy.Counters(tmp_path)
-    zone(tmp_path, "intel-rapl:0", 1100)
-    zone(tmp_path, "intel-rapl:1", 100_000)
-    zone(tmp_path, "intel-rapl:0:0", 900)
-    assert counters.joules() == pytest.approx((1000 + 200_000) / 1e6)
-    assert counters.joules() == 0
-
-
-def test_no_counter_is_no_guess(tmp_path: Path) -> None:
-    assert energy.Counters(tmp_path).joules() is None
-    zone(tmp_path, "intel-rapl:0", 7)
-    counters = energy.Counters(tmp_path)
-    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("")
-    assert counters.joules() is None

@@ -11,18 +11,21 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from odedeploy import api
+from odedeploy import api, targets
 from odedeploy.cli import app
 from odedeploy.errors import BadInput
 from odedeploy.planned import silent
-from odedeploy.profiling import Profile, devices
+from odedeploy.profiling import Profile, devices, kit_run, machine, meter, packing
+from odedeploy.runtime import GoldenCheck
 from odedeploy.spec import ExportSpec
 from odedeploy.tradeoff import Request, clock
 from odedeploy.tradeoff.workshop import Workshop
@@ -294,6 +297,88 @@ def test_results_join_the_plot(result: Path, place: Path) -> None:
     assert "box" in profile.devices
     page = (place / "joined" / "report.html").read_text()
     assert "cpu-1t of box" in page
+
+
+def test_a_meter_beside_a_device(result: Path, place: Path) -> None:
+    """Ten watts over the whole day, told in the time of Tokyo."""
+    began = min(row.began for row in devices.read(result).rows)
+    zone = timezone(timedelta(hours=9))
+    times = [datetime.fromtimestamp(began + k, zone).isoformat() for k in range(-10, 600)]
+    file = place / "meter.csv"
+    file.write_text("time,watts\n" + "".join(f"{t},10\n" for t in times))
+    metered = call("profile", "--merge", result, "--meter", f"box={file}", "-o", place / "metered",
+                   "--json")  # fmt: skip
+    assert metered.exit_code == 0, metered.stderr
+    found = json.loads(metered.stdout)
+    assert not found["warnings"]
+    for row in found["rows"]:
+        assert row["energy_mj"] == row["energies_mj"]["meter"]
+        assert row["energy_mj"] > 0.5 * 10 * row["latency_ms"]["p50"]
+    others = devices.read(result, {"pi": file}).rows
+    assert all("meter" not in row.energies_mj for row in others)
+    (said,) = meter.lacking(others, {"pi": file})
+    assert "covers 0 of 0 rows" in said
+
+
+def test_a_kit_checks_answers_and_measures_nothing(
+    result: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = result.parent
+    done = subprocess.run(
+        [sys.executable, "run.py", "--check", "-o", "answers.json"], cwd=folder,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers = json.loads((folder / "answers.json").read_text())["answers"]
+    assert [a["file"] for a in answers] == ["decay-0.1.onnx", "decay-0.01.onnx"]
+    assert all(a["passed"] and a["error"] <= a["tolerance"] for a in answers)
+    assert done.stdout.count("right, largest difference") == 2
+
+    def wrong(model: object) -> GoldenCheck:
+        return GoldenCheck(np.array([0.0, 0.5]), 0.1)
+
+    monkeypatch.setattr(kit_run, "check_golden", wrong)
+    monkeypatch.setattr(sys, "argv", [str(folder / "run.py")])
+    assert kit_run.main(["--check", "-o", str(folder / "wrong.json")]) == 1
+    told = json.loads((folder / "wrong.json").read_text())["answers"]
+    assert all(not a["passed"] and a["error"] == 0.5 for a in told)
+
+
+def test_a_kit_takes_the_quota_along(
+    result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = targets.find("cpu-half")
+    several = [targets.find("cpu-1t"), half, replace(half, name="again")]
+    packing.pack([result.parent / "artefacts" / "decay-0.1.onnx"], tmp_path / "kit.zip", several)
+    with zipfile.ZipFile(tmp_path / "kit.zip") as archive:
+        archive.extractall(tmp_path)
+    asked: dict[str, Any] = {}
+
+    class Asked:
+        def __init__(self, requests: dict[str, Any], *_: object) -> None:
+            asked.update(requests)
+
+        def run(self, heats: object) -> None:
+            pass
+
+    monkeypatch.setattr(kit_run, "Sweep", Asked)
+    found = kit_run.measured(tmp_path, kit_run._parser().parse_args([]))
+    assert [request["quota"] for request in asked.values()] == [None, 0.5]
+    assert [job["quota"] for job in found["jobs"].values()] == [None, 0.5]
+
+
+def test_nothing_is_timed_under_an_emulator(
+    result: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert machine.emulator() is None
+    monkeypatch.setattr(machine, "emulator", lambda: "qemu-aarch64-static")
+    done = call("profile", result.parent / "artefacts" / "decay-0.1.onnx", "--target", "cpu-1t",
+                "-o", result.parent / "emulated")  # fmt: skip
+    assert done.exit_code == 3 and "qemu-aarch64-static" in done.stderr
+    monkeypatch.setattr(sys, "argv", [str(result.parent / "run.py")])
+    assert kit_run.main(["-o", str(result.parent / "emulated.json")]) == 3
+    assert "--check" in capsys.readouterr().err
+    assert not (result.parent / "emulated.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"result": "odedeploy kit result 1"}'])

@@ -29,7 +29,8 @@ def test_every_target_is_named_as_in_the_table_and_usable_or_says_why_not(name: 
     assert target.runtime in openers.OPENERS
     reason = targets.usable(target)
     if reason is not None:
-        assert "pip install 'odedeploy[" in reason or "C++ compiler" in reason
+        known = ("pip install 'odedeploy[", "C++ compiler", "control group")
+        assert any(words in reason for words in known)
     if name in ("cpu", "cpu-1t", "torchscript", "torchscript-1t"):
         assert reason is None
 
@@ -68,8 +69,8 @@ def test_a_target_from_a_toml_file(tmp_path: Path) -> None:
     assert (target.name, target.format, target.threads, target.batch) == ("board", "onnx", 3, 8)
     assert target.opening == {"providers": ["CPUExecutionProvider"], "spinning": False}
     assert targets.usable(target) is None and "board.toml" in target.description
-    file.write_text('threads = "all"\n')
-    assert targets.find(str(file)).threads is None
+    file.write_text('threads = "all"\nquota = 1\n')
+    assert (targets.find(str(file)).threads, targets.find(str(file)).quota) == (None, 1)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,10 @@ def test_a_target_from_a_toml_file(tmp_path: Path) -> None:
         ("threads = 0", "at least 1"),
         ('threads = "two"', "whole number"),
         ("batch = true", "whole number"),
+        ("quota = true", "give a number"),
+        ('quota = "half"', "give a number"),
+        ("quota = 0", "quota of at least 0.01 CPUs, got 0"),
+        ("quota = inf", "got inf"),
         ('providers = "CPU"', "list"),
         ("thread = 2", "field 'thread'"),
         ("= 2", "no TOML file"),
@@ -141,6 +146,12 @@ def test_the_fastest_target_is_written(
 def test_no_target_for_what_is_asked() -> None:
     with pytest.raises(Unusable, match="No target runs loop litert"):
         fastest.candidates(ExportSpec(tol=0.1, format="litert", target="auto", form="loop"))
+
+
+def test_a_target_with_a_quota_is_not_tried_as_the_fastest() -> None:
+    spec = ExportSpec(tol=0.1, format="auto", target="auto")
+    found = fastest.candidates(spec)
+    assert found and all(target.quota is None for target in found)
 
 
 def test_the_two_cpu_targets_differ_in_threads_only() -> None:

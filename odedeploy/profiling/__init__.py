@@ -17,6 +17,7 @@ from typing import Any
 from odedeploy import files
 from odedeploy.errors import BadInput, Unusable
 from odedeploy.profiling import heats, machine, pareto, queries, rows
+from odedeploy.profiling import meter as meters
 from odedeploy.profiling.journal import Journal
 from odedeploy.profiling.measure import Progress, Sweep, Trace
 from odedeploy.profiling.records import Baseline, Entry, Percentiles, Query, Ratio, Row
@@ -50,15 +51,18 @@ def profile(
     timeout: float = 120.0,
     seed: int = 0,
     journal: Journal | None = None,
+    meter: Path | None = None,
 ) -> Profile:
     """Measure every entry, and every baseline beside the entries of its model and batch.
 
     ``seconds`` is the time for the measured rounds, shared by all; loading and warming up come on
     top, a second or two each. ``timeout`` limits, in seconds, each answer of a worker. A worker
     that crashes, hangs or gives values that are not finite costs its own row only. What
-    ``journal`` holds of an earlier run of the same request is not measured again.
+    ``journal`` holds of an earlier run of the same request is not measured again. ``meter`` is the
+    CSV of a power meter of this machine (``odedeploy.profiling.meter``).
 
-    Raises BadInput for no entries, an entry without queries, or ``seconds`` ≤ 0.
+    Raises BadInput for no entries, an entry without queries, ``seconds`` ≤ 0 or a ``meter`` that
+    is none, and Unusable under an emulator.
     """
     if not entries:
         raise BadInput("There is nothing to profile; give at least one artefact and target.")
@@ -66,6 +70,9 @@ def profile(
         raise BadInput(f"The seconds to measure must be positive, got {seconds}; try 40.")
     if not all([*(e.queries for e in entries), *(b.queries for b in baselines)]):
         raise BadInput("An artefact or baseline has no inputs to run; give at least one query.")
+    machine.refuse_emulation()
+    if meter is not None:
+        meters.read(meter)
     schedule = heats.arranged(entries, baselines, machine.available_cores())
     described, ticks = machine.fingerprint(), machine.processor_times()
     began = time.monotonic()
@@ -76,7 +83,10 @@ def profile(
     described["load_average_after"] = machine.load_average()
     described["stolen_share"] = machine.stolen(ticks, machine.processor_times())
     known = [*schedule.artefacts, *schedule.baselines]
-    finished = rows.finish([row for row, _ in known], [traces[name] for _, name in known], seed)
+    windows = [window for trace in traces.values() for window in trace.windows.values()]
+    energy, problems = _metered(meter, max((ended for _, ended in windows), default=None))
+    own = [traces[name] for _, name in known]
+    finished = rows.finish([row for row, _ in known], own, seed, energy)
     asked = {
         "targets": list(dict.fromkeys(entry.target.name for entry in entries)),
         "tolerances": sorted({e.tol for e in entries if e.tol is not None}, reverse=True),
@@ -85,9 +95,8 @@ def profile(
         "seed": seed,
     }
     artefacts, others = finished[: len(entries)], finished[len(entries) :]
-    return Profile(
-        described, asked, pareto.mark(artefacts), tuple(others), rows.disturbances(finished)
-    )
+    warnings = (*rows.disturbances(finished), *problems)
+    return Profile(described, asked, pareto.mark(artefacts), tuple(others), warnings)
 
 
 def write(result: Profile, folder: Path) -> tuple[Path, ...]:
@@ -125,6 +134,15 @@ def write(result: Profile, folder: Path) -> tuple[Path, ...]:
                 folder.rmdir()
         raise
     return tuple(folder / name for name in contents)
+
+
+def _metered(path: Path | None, ended: float | None) -> tuple[meters.Meter | None, tuple[str, ...]]:
+    """The meter with what it wrote while the sweep ran; a file that went bad meanwhile, as a
+    sentence, does not cost the sweep."""
+    try:
+        return (None if path is None else meters.covering(path, ended)), ()
+    except BadInput as error:
+        return None, (str(error),)
 
 
 def _measured(

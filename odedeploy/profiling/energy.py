@@ -1,48 +1,44 @@
-"""Energy from counters that exist, never guessed: RAPL, by way of Linux's powercap.
-
-A counter is of a whole processor package, whatever else it does meanwhile, so what is read is only
-as good as the machine is idle. Reading takes root's rights on most systems.
-"""
+"""Energy from what counts it, never guessed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any, Protocol
 
-POWERCAP = Path("/sys/class/powercap")
+from odedeploy.profiling.nvml import Nvml
+from odedeploy.profiling.rapl import Rapl
+
+PACKAGE, GPU, METER = "package", "gpu", "meter"
+"""What a number is the energy of: processor packages, the GPU's board, all that a meter feeds."""
+
+ON_GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 
-class Counters:
-    """The packages' energy counters; ``joules`` since the last call, None where there are none."""
-
-    def __init__(self, folder: Path = POWERCAP) -> None:
-        # Zones such as intel-rapl:0:1 are parts of the package intel-rapl:0.
-        zones = [zone for zone in folder.glob("intel-rapl:*") if zone.name.count(":") == 1]
-        self._zones = [zone for zone in zones if _number(zone / "energy_uj") is not None]
-        self._before = self._read()
+class Counter(Protocol):
+    """Counts energy from one look to the next."""
 
     def joules(self) -> float | None:
-        now = self._read()
-        if not self._zones or now.keys() != self._before.keys():
-            return None
-        total = sum(
-            (value - self._before[zone]) % _range(zone) for zone, value in now.items()
-        )
-        self._before = now
-        return total / 1e6
-
-    def _read(self) -> Mapping[Path, int]:
-        values = {zone: _number(zone / "energy_uj") for zone in self._zones}
-        return {zone: value for zone, value in values.items() if value is not None}
+        """Since the last call, the first time since it was made; None where nothing tells."""
 
 
-def _range(zone: Path) -> int:
-    """Where the counter starts again at nothing."""
-    return (_number(zone / "max_energy_range_uj") or 2**63) + 1
+def counters(request: Mapping[str, Any]) -> dict[str, Counter]:
+    """What counts here, by what it counts, for a worker that is asked to ``open`` an artefact."""
+    found: dict[str, Counter] = {PACKAGE: Rapl()}
+    options = request.get("options") or {}
+    providers = [*(request.get("providers") or ()), *options.get("providers", ())]
+    if "cuda" in str(options.get("device")) or set(ON_GPU) & set(providers):
+        found[GPU] = Nvml()
+    return found
 
 
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
+def spent(counters: Mapping[str, Counter]) -> dict[str, float]:
+    """Joules since the last look, of those that tell."""
+    looks = {name: counter.joules() for name, counter in counters.items()}
+    return {name: joules for name, joules in looks.items() if joules is not None}
+
+
+def total(energies: Mapping[str, float]) -> float | None:
+    """The meter's, in which all others are contained, else their sum; None for none."""
+    if METER in energies:
+        return energies[METER]
+    return sum(energies.values()) if energies else None

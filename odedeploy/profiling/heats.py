@@ -2,7 +2,7 @@
 
 Rows of one model and batch that fit beside each other share a heat, whole targets at a time, since
 the rows of a target compete. A model in PyTorch runs the same whatever the target but for its
-threads, so that targets of one heat share it.
+threads and quota, so that targets of one heat share it.
 """
 
 from __future__ import annotations
@@ -60,14 +60,15 @@ def arranged(entries: Sequence[Entry], baselines: Sequence[Baseline], cores: int
 def _beside(
     schedule: Schedule, base: Baseline, first: Iterable[Entry], cores: int, heat: list[str]
 ) -> None:
-    """A row of the baseline for every target of a heat, a job for every number of threads."""
-    known: dict[int | None, str] = {}
+    """A row of the baseline for every target of a heat, a job for every number of threads and
+    quota."""
+    known: dict[tuple[int | None, float | None], str] = {}
     for entry in first:
         job = rows.baseline(base, entry.target, cores)
-        threads = job.row.threads
-        if threads not in known:
-            known[threads] = schedule.add(job, heat)
-        schedule.baselines.append((job.row, known[threads]))
+        key = (job.row.threads, job.row.quota)
+        if key not in known:
+            known[key] = schedule.add(job, heat)
+        schedule.baselines.append((job.row, known[key]))
 
 
 def _together(entries: Sequence[Entry]) -> dict[tuple[str, int], dict[str, list[int]]]:

@@ -21,6 +21,7 @@ from odedeploy.profiling.measure import Sweep
 from odedeploy.runtime import batch_symbol, check_golden, load, read_golden
 
 RESULT = "odedeploy kit result 1"
+ANSWERS = "odedeploy kit answers 1"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,12 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(sys.argv[0]).resolve().parent
     asked = _parser().parse_args(arguments)
     try:
-        result = measured(folder, asked)
+        result = answers(folder) if asked.check else measured(folder, asked)
         output = Path(asked.output)
         files.replace(output, (json.dumps(result) + "\n").encode())
     except OdeDeployError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    if asked.check:
+        return _told_answers(result)
     failures = {line["job"]: line["reason"] for line in result["lines"] if line["kind"] == "failed"}
     for job, reason in failures.items():
         print(f"{job}: {reason}", file=sys.stderr)
@@ -46,7 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measured(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """The result of the kit in ``folder``. Raises BadInput for a kit that is damaged."""
+    """The result of the kit in ``folder``.
+
+    Raises BadInput for a kit that is damaged, and Unusable under an emulator.
+    """
+    machine.refuse_emulation()
     index = _index(folder)
     described = machine.fingerprint()
     jobs, requests = dict[str, Any](), dict[str, dict[str, Any]]()
@@ -63,7 +70,7 @@ def measured(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
                 requests[name] = {
                     "label": name, "runtime": "odedeploy.profiling.kit_run:checked",
                     "path": str(path), "threads": threads, "providers": target["providers"],
-                    "queries": str(inferences),
+                    "queries": str(inferences), "quota": target.get("quota"),
                 }  # fmt: skip
         journal = Journal()
         Sweep(requests, asked.seconds, asked.timeout, asked.seed, _told, journal).run(
@@ -79,6 +86,27 @@ def measured(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         "seed": asked.seed,
         "lines": list(journal.of("opened", "round", "failed")),
     }
+
+
+def answers(folder: Path) -> dict[str, Any]:
+    """How far the answers of every artefact lie from its golden ones here, in this process and
+    with nothing timed.
+
+    Raises BadInput for a kit that is damaged.
+    """
+    found: list[dict[str, Any]] = []
+    for artefact in _index(folder)["artefacts"]:
+        name = artefact["row"]["file"]
+        try:
+            check = check_golden(load(folder / "artefacts" / name, threads=1))
+        except OdeDeployError as error:
+            found.append({"file": name, "passed": False, "reason": str(error)})
+        else:
+            found.append({
+                "file": name, "passed": bool(check), "error": float(check.errors.max()),
+                "tolerance": check.tolerance,
+            })  # fmt: skip
+    return {"result": ANSWERS, "machine": machine.fingerprint(), "answers": found}
 
 
 def checked(request: Mapping[str, Any]) -> Callable[[], openers.Loaded]:
@@ -112,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--provider", help="an execution provider in place of the CPU's")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for each answer")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check", action="store_true",
+                        help="hold the answers against the golden ones, and measure nothing")
     return parser
 
 
@@ -124,7 +154,8 @@ def _targets(known: Sequence[dict[str, Any]], asked: argparse.Namespace) -> list
             one = {**target, "batch": batch}
             if asked.provider:
                 one |= {"name": asked.provider, "providers": [asked.provider]}
-            key = (one["threads"] or machine.available_cores(), batch, tuple(one["providers"]))
+            threads = one["threads"] or machine.available_cores()
+            key = (threads, batch, tuple(one["providers"]), one.get("quota"))
             if key not in seen:
                 seen.add(key)
                 found.append(one)
@@ -150,6 +181,16 @@ def _queries(path: Path, batch: int) -> list[Any]:
     symbol = batch_symbol(model.inputs)
     static = frozenset(s.name for s in model.inputs if symbol not in s.shape[:1])
     return queries.cut(golden.inputs, static, batch)
+
+
+def _told_answers(result: dict[str, Any]) -> int:
+    """Print how far the answers are from the golden ones; 0 when all are near enough, else 1."""
+    for answer in result["answers"]:
+        said = answer.get("reason") or (
+            f"largest difference {answer['error']:.3g}, allowed {answer['tolerance']:.3g}"
+        )
+        print(f"{answer['file']}: {'right' if answer['passed'] else 'WRONG'}, {said}")
+    return 0 if all(answer["passed"] for answer in result["answers"]) else 1
 
 
 def _told(share: float, text: str) -> None:

@@ -8,13 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from odedeploy import cgroups
 from odedeploy._version import __version__
+from odedeploy.errors import Unusable
 
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "openvino", "executorch")
 
 
 def fingerprint() -> dict[str, Any]:
-    """Processor, cores, clock policy, memory in GB (10⁹ bytes), load average and versions.
+    """Processor, cores, quota, clock policy, memory in GB (10⁹ bytes), load average and versions.
 
     What the system does not tell is None.
     """
@@ -24,6 +26,7 @@ def fingerprint() -> dict[str, Any]:
         "architecture": platform.machine(),
         "cores": available_cores(),
         "cores_of_machine": os.cpu_count(),
+        "quota": cgroups.limit(),
         "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "boost": _first_line("/sys/devices/system/cpu/cpufreq/boost"),
         "memory_gb": _memory_gb(),
@@ -31,6 +34,25 @@ def fingerprint() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.release()}",
         "versions": {"odedeploy": __version__, "python": platform.python_version(), **versions},
     }
+
+
+def emulator() -> str | None:
+    """The program that emulates this process's processor, as far as it shows; None for none."""
+    try:
+        # /proc/self/exe is what user-mode QEMU makes up; this name of it reaches the system.
+        name = os.path.basename(os.readlink("/proc/thread-self/exe"))
+    except OSError:
+        return None
+    return name if name.startswith("qemu-") else None
+
+
+def refuse_emulation() -> None:
+    """Raises Unusable under an emulator, where every time would be the emulator's."""
+    if found := emulator():
+        raise Unusable(
+            f"This process runs under {found}, whose times say nothing of a processor; measure on "
+            "the device, and check only the answers here: python run.py --check in a kit."
+        )
 
 
 def available_cores() -> int:

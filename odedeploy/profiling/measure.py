@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from odedeploy import cgroups
 from odedeploy.errors import Crashed, FellShort, OdeDeployError, Unusable
 from odedeploy.profiling import stats
 from odedeploy.profiling.journal import Journal
@@ -27,6 +28,9 @@ WARM_UP = {"runs": 10, "ms": 200, "window_ms": 40, "cap_ms": 3000}
 LEAST_ROUNDS = stats.needed(0.5)
 AIMED_ROUNDS = 20
 ROUND_MS = (10.0, 500.0)
+PERIODS = 5
+"""Periods of a quota in one round, of which those without processor time are a part."""
+
 OPENING = 2.0
 """Seconds that loading and warming up a worker is expected to take, for the progress alone."""
 
@@ -38,16 +42,19 @@ _FAILURES: dict[str, type[OdeDeployError]] = {
 @dataclass
 class Trace:
     """What one worker gave. ``rounds`` holds latencies in ns, one array a round, by the number of
-    the round in its heat; ``cpu_ns`` is processor time over all of them and ``spin_ms`` what idle
-    threads burnt after each; ``joules`` is the energy of all rounds, None where nothing counts it.
-    ``failure`` ends a trace."""
+    the round in its heat, and ``windows`` when each began and ended, in Unix seconds. ``cpu_ns`` is
+    processor time over all of them, ``spin_ms`` what idle threads burnt after each, ``throttled``
+    counts periods without processor time, and ``energy`` holds joules, one a round, by what counted
+    them. ``failure`` ends a trace."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     rounds: dict[int, np.ndarray] = field(default_factory=dict)
     cpu_ns: int = 0
     spin_ms: list[float] = field(default_factory=list)
     peak_mb: float | None = None
-    joules: float | None = None
+    windows: dict[int, tuple[float, float]] = field(default_factory=dict)
+    energy: dict[str, list[float]] = field(default_factory=dict)
+    throttled: int | None = None
     failure: OdeDeployError | None = None
 
     def take(self, line: Mapping[str, Any]) -> None:
@@ -61,8 +68,12 @@ class Trace:
             self.cpu_ns += line["cpu_ns"]
             self.spin_ms.append(line["spin_ms"])
             self.peak_mb = line["peak_mb"]
-            if line.get("joules") is not None:
-                self.joules = (self.joules or 0.0) + line["joules"]
+            if "began" in line:
+                self.windows[line["round"]] = (line["began"], line["ended"])
+            for name, joules in line.get("energy", {}).items():
+                self.energy.setdefault(name, []).append(joules)
+            if line.get("throttled") is not None:
+                self.throttled = (self.throttled or 0) + line["throttled"]
 
 
 class Sweep:
@@ -111,11 +122,10 @@ class Sweep:
             self._tell(OPENING * len(heat) + seconds, "measured before")
             return
         with contextlib.ExitStack() as stack:
-            workers = {}
+            workers: dict[str, Worker] = {}
             for name in alive:
                 self._tell(0.0, f"loading {self.requests[name]['label']}")
-                workers[name] = worker = stack.enter_context(Worker())
-                self._open(name, worker)
+                self._open(name, workers, stack)
                 self._tell(OPENING, "")
             began, before = time.monotonic(), spent
             alive = self._alive(heat)
@@ -143,18 +153,24 @@ class Sweep:
         self.journal.add(kind, job=name, **facts)
         self.traces[name].take({"kind": kind, **facts})
 
-    def _open(self, name: str, worker: Worker) -> None:
+    def _open(self, name: str, workers: dict[str, Worker], stack: contextlib.ExitStack) -> None:
+        quota = self.requests[name].get("quota")
+        least = 0.0 if quota is None else PERIODS * cgroups.PERIOD_MS
+        asked = {**WARM_UP, "window_ms": max(WARM_UP["window_ms"], least)}
         try:
+            workers[name] = worker = stack.enter_context(Worker(quota))
             facts = worker.ask("open", self.timeout, **self.requests[name])
-            facts |= worker.ask("warm", self.timeout, **WARM_UP)
+            facts |= worker.ask("warm", self.timeout, **asked)
         except OdeDeployError as error:
             self._fail(name, error)
         else:
             self._note("opened", name, facts=facts)
 
     def _round(self, name: str, worker: Worker, count: int, ms: float, spent: float) -> None:
+        lead = 0.0 if self.requests[name].get("quota") is None else cgroups.PERIOD_MS
+        ms = max(ms, PERIODS * lead)
         try:
-            answer = worker.ask("round", self.timeout, ms=ms)
+            answer = worker.ask("round", self.timeout, ms=ms, lead_ms=lead)
         except OdeDeployError as error:
             self._fail(name, error)
         else:

@@ -25,10 +25,11 @@ from odedeploy.runtime import load, read_golden, read_manifest
 from odedeploy.targets import Target
 
 MODULES = (
-    "__init__.py", "_version.py", "errors.py", "files.py", "manifest.py", "tolerance.py",
+    "__init__.py", "_version.py", "cgroups.py", "errors.py", "files.py", "manifest.py",
+    "tolerance.py",
     "profiling/energy.py", "profiling/journal.py", "profiling/kit_run.py", "profiling/machine.py",
-    "profiling/measure.py", "profiling/openers.py", "profiling/process.py",
-    "profiling/queries.py", "profiling/stats.py", "profiling/worker.py",
+    "profiling/measure.py", "profiling/nvml.py", "profiling/openers.py", "profiling/process.py",
+    "profiling/queries.py", "profiling/rapl.py", "profiling/stats.py", "profiling/worker.py",
 )  # fmt: skip
 """What measures, beside the whole of ``runtime``; none needs more than NumPy and onnxruntime."""
 
@@ -112,7 +113,7 @@ def _described(path: Path, known: Entry | None) -> dict[str, Any]:
 def _target(target: Target) -> dict[str, Any]:
     return {
         "name": target.name, "threads": target.threads, "batch": target.batch,
-        "providers": list(target.providers),
+        "providers": list(target.providers), "quota": target.quota,
     }  # fmt: skip
 
 

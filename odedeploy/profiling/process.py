@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from odedeploy import errors
+from odedeploy.cgroups import Group
 from odedeploy.errors import BadInput, Crashed, OdeDeployError
 
 _KINDS: dict[str, type[OdeDeployError]] = {
@@ -24,10 +25,14 @@ _KINDS: dict[str, type[OdeDeployError]] = {
 class Worker:
     """One fresh ``odedeploy.profiling.worker``, which finds modules where this process does.
 
-    Use as a context manager: leaving it ends the process.
+    Use as a context manager: leaving it ends the process. ``quota`` is the processor time that it
+    may use in a second, in CPUs.
+
+    Raises Unusable where it cannot be given that quota.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quota: float | None = None) -> None:
+        self._group = None if quota is None else Group(quota)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         paths = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._process = subprocess.Popen(
@@ -40,6 +45,12 @@ class Worker:
         )
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
+        if self._group is not None:
+            try:
+                self._group.add(self._process.pid)
+            except OdeDeployError:
+                self.stop()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -84,6 +95,8 @@ class Worker:
                     stream.close()
             except OSError:
                 pass
+        if self._group is not None:
+            self._group.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None

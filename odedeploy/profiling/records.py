@@ -122,10 +122,14 @@ class Row:
     had settled when the warm-up ended. ``device`` names the machine that was measured, nothing
     for this one. ``beaten_by`` names the row that keeps this one off the Pareto front, and
     ``pareto_sure`` says that the intervals leave no doubt about the mark. ``command`` makes the
-    artefact again. ``options`` are those of the runtime. ``energy_mj`` is what
-    the processor's own counters say of one inference, None where there are none. ``estimated_ms``
+    artefact again. ``options`` are those of the runtime. ``energy_mj`` is the energy of one
+    inference, None where nothing counts it, and ``energies_mj`` what each counter says of it
+    (``odedeploy.profiling.energy``). ``estimated_ms``
     are estimates, not measurements, by device (``odedeploy.roofline``), and ``estimate_ratio`` is
-    the one of this machine over what was measured, on one thread.
+    the one of this machine over what was measured, on one thread. ``quota`` is the processor time
+    that the process could use in a second, in CPUs, None without a limit, and ``throttled`` counts
+    the periods (``odedeploy.cgroups``) of its rounds in which that ran out, None where nothing
+    counts them. ``began`` and ``ended`` are those of the first and the last round, in Unix seconds.
     """
 
     model: str
@@ -170,6 +174,11 @@ class Row:
     energy_mj: float | None = None
     estimated_ms: dict[str, float] = field(default_factory=dict)
     estimate_ratio: float | None = None
+    energies_mj: dict[str, float] = field(default_factory=dict)
+    quota: float | None = None
+    throttled: int | None = None
+    began: float | None = None
+    ended: float | None = None
 
     @property
     def measured(self) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 from odedeploy import roofline
 from odedeploy.errors import Crashed, OdeDeployError, Unusable
 from odedeploy.manifest import ErrorReport
-from odedeploy.profiling import stats
+from odedeploy.profiling import energy, stats
 from odedeploy.profiling.measure import Trace
+from odedeploy.profiling.meter import Meter
 from odedeploy.profiling.records import Baseline, Entry, Percentiles, Query, Ratio, Row
 from odedeploy.targets import Target
 
@@ -37,7 +38,8 @@ class Job:
         """What tells it from the other jobs of a sweep."""
         row = self.row
         if row.format == "pytorch":
-            return f"{row.model} in PyTorch, {row.threads} threads, batch {row.batch}"
+            quota = "" if row.quota is None else f" with {row.quota:g} CPUs"
+            return f"{row.model} in PyTorch, {row.threads} threads{quota}, batch {row.batch}"
         return f"{row.model}: {row.file} on {row.target}, batch {row.batch}"
 
 
@@ -65,6 +67,7 @@ def artefact(entry: Entry, cores: int) -> Job:
         providers=target.providers,
         command=entry.command,
         estimated_ms=_estimated(entry),
+        quota=target.quota,
     )
     problem = None
     if entry.format != target.format:
@@ -79,6 +82,7 @@ def artefact(entry: Entry, cores: int) -> Job:
         "path": str(entry.file.resolve()),
         "threads": threads,
         "options": target.opening,
+        "quota": target.quota,
     }
     return Job(target, row, request, entry.queries, problem)
 
@@ -100,6 +104,7 @@ def baseline(asked: Baseline, target: Target, cores: int) -> Job:
         error_report=asked.error,
         batch=asked.batch,
         threads=threads,
+        quota=target.quota,
     )
     request = {
         "label": f"{asked.model} in PyTorch, {threads} threads",
@@ -107,14 +112,18 @@ def baseline(asked: Baseline, target: Target, cores: int) -> Job:
         "path": asked.address,
         "weights": None if asked.weights is None else str(asked.weights.resolve()),
         "threads": threads,
+        "quota": target.quota,
     }
     return Job(target, row, request, asked.queries)
 
 
-def finish(rows: Sequence[Row], traces: Sequence[Trace], seed: int) -> list[Row]:
+def finish(
+    rows: Sequence[Row], traces: Sequence[Trace], seed: int, meter: Meter | None = None
+) -> list[Row]:
     """The rows with their measurements, each compared with the base among its rivals: the baseline
-    where it was measured, else the first row that was."""
-    filled = [_fill(row, trace, seed) for row, trace in zip(rows, traces, strict=True)]
+    where it was measured, else the first row that was. ``meter`` has counted the energy of their
+    machine."""
+    filled = [_fill(row, trace, seed, meter) for row, trace in zip(rows, traces, strict=True)]
     bases: dict[tuple[str, str, str, int], int] = {}
     for index, row in enumerate(filled):
         if row.measured and (row.format == "pytorch" or row.rivals not in bases):
@@ -132,7 +141,7 @@ def disturbances(rows: Sequence[Row]) -> tuple[str, ...]:
     """What speaks against the latencies: inferences on one processor thread that had to wait for
     the processor, told by their processor time falling behind the clock."""
     shares = [
-        row.cpu_seconds * row.throughput / row.batch
+        row.cpu_seconds * row.throughput / row.batch / min(1.0, row.quota or 1.0)
         for row in rows
         if row.measured and row.threads == 1 and row.cpu_seconds and row.throughput
         if row.format == "pytorch" or row.providers == ("CPUExecutionProvider",)
@@ -145,7 +154,7 @@ def disturbances(rows: Sequence[Row]) -> tuple[str, ...]:
     )
 
 
-def _fill(row: Row, trace: Trace, seed: int) -> Row:
+def _fill(row: Row, trace: Trace, seed: int, meter: Meter | None) -> Row:
     facts: dict[str, Any] = {
         "load_ms": trace.facts.get("load_ms"),
         "first_ms": trace.facts.get("first_ms"),
@@ -165,6 +174,7 @@ def _fill(row: Row, trace: Trace, seed: int) -> Row:
     p50, p90, p99 = (_ms(stats.percentile(samples, p)) for p in levels)
     bounds = Percentiles(*(_ms(stats.upper_bound(samples, p)) for p in levels))
     low, high = stats.bootstrap(medians / 1e6, seed)
+    energies = {name: 1e3 * j / len(samples) for name, j in _joules(trace, meter).items()}
     return replace(
         row,
         latency_ms=Percentiles(p50, p90, p99),
@@ -173,13 +183,31 @@ def _fill(row: Row, trace: Trace, seed: int) -> Row:
         throughput=float(row.batch / np.median(seconds)),
         cpu_seconds=trace.cpu_ns / len(samples) / 1e9,
         peak_memory_mb=trace.peak_mb,
-        energy_mj=None if trace.joules is None else 1e3 * trace.joules / len(samples),
+        energy_mj=energy.total(energies),
+        energies_mj=energies,
+        throttled=trace.throttled,
+        began=min((began for began, _ in trace.windows.values()), default=None),
+        ended=max((ended for _, ended in trace.windows.values()), default=None),
         estimate_ratio=_compared(row, p50),
         spinning_ms=float(np.median(trace.spin_ms)),
         samples=len(samples),
         rounds=len(rounds),
         **facts,
     )
+
+
+def _joules(trace: Trace, meter: Meter | None) -> dict[str, float]:
+    """Of all rounds, by what counted every one of them."""
+    found = {
+        name: sum(joules) for name, joules in trace.energy.items()
+        if len(joules) == len(trace.rounds)
+    }  # fmt: skip
+    if meter is not None and len(trace.windows) == len(trace.rounds):
+        metered = [meter.joules(began, ended) for began, ended in trace.windows.values()]
+        counted = [joules for joules in metered if joules is not None]
+        if len(counted) == len(metered):
+            found[energy.METER] = sum(counted)
+    return found
 
 
 def _estimated(entry: Entry) -> dict[str, float]:
@@ -192,7 +220,8 @@ def _estimated(entry: Entry) -> dict[str, float]:
 def _compared(row: Row, latency: float | None) -> float | None:
     """What the estimate of this machine, of one core, is of what was measured on one."""
     here = row.estimated_ms.get(roofline.HERE)
-    return here / latency if here and latency and row.threads == 1 else None
+    alone = row.threads == 1 and row.quota is None
+    return here / latency if here and latency and alone else None
 
 
 def _ratio(name: str, trace: Trace, base: Trace, seed: int) -> Ratio | None:

@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,9 +45,15 @@ class Host(NamedTuple):
 
 
 def measured(
-    text: str, entries: Sequence[Entry], seconds: float, folder: Path, journal: Journal
+    text: str,
+    entries: Sequence[Entry],
+    seconds: float,
+    folder: Path,
+    journal: Journal,
+    metered: Mapping[str, Path] = devices.NO_METERS,
 ) -> Elsewhere:
-    """The ONNX files among ``entries`` on the host ``text``, on its CPU.
+    """The ONNX files among ``entries`` on the host ``text``, on its CPU; ``metered`` are files of
+    power meters by their devices.
 
     What went wrong costs one row. A result that the journal knows of is not measured again.
 
@@ -56,10 +62,10 @@ def measured(
     host = Host.parse(text)
     kept = folder / f"result-{_plain(host.name)}.json"
     if kept.is_file() and any(line["host"] == text for line in journal.of("host")):
-        return devices.read(kept)
+        return devices.read(kept, metered)
     try:
         kept.write_text(json.dumps(_run(host, entries, seconds)), encoding="utf-8")
-        found = devices.read(kept)
+        found = devices.read(kept, metered)
     except OdeDeployError as error:
         return Elsewhere(host.name, {}, (_failed(host, entries, error),))
     journal.add("host", host=text)

@@ -4,8 +4,10 @@ It reads one JSON request a line from stdin and answers each with one JSON line 
 
 * ``open``: load the artefact, run it once → load_ms, first_ms, base_mb and the opener's facts
 * ``warm``: run until the latency is stable → runs, stable
-* ``round``: run for some milliseconds → ns (one latency a run), cpu_ns and joules (all runs),
-  peak_mb, and spin_ms, the processor time that idle threads burn before the process comes to rest
+* ``round``: run for some milliseconds → ns (one latency a run), began and ended (Unix seconds),
+  cpu_ns, energy (joules by counter) and throttled (periods without processor time), all of these
+  runs, peak_mb, and spin_ms, the processor time that idle threads burn before the process comes to
+  rest
 
 What fails is answered by ``{"error": sentence, "kind": class name}``. The process ends with its
 stdin. Only NumPy and the measured runtime are loaded. What libraries print goes to stderr.
@@ -27,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from odedeploy import cgroups
 from odedeploy.errors import FellShort
-from odedeploy.profiling import openers, queries
-from odedeploy.profiling.energy import Counters
+from odedeploy.profiling import energy, openers, queries
 
 STABLE = 0.05
 """Largest coefficient of variation of the last windows' medians that counts as stable."""
@@ -54,7 +56,7 @@ class Session:
 
     def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Load the artefact and the queries, and run the first of them."""
-        self.energy = Counters()
+        self.energy, self.limits = energy.counters(request), cgroups.statistics()
         self.queries = queries.load(request["queries"])
         self.turn = itertools.cycle(self.queries)
         start = openers.find(request["runtime"])(request)
@@ -86,17 +88,23 @@ class Session:
         return {"runs": runs, "stable": stable}
 
     def round(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Back-to-back runs. Where runs are short, one more comes first and is not measured: it
-        refills the caches that other workers used in between."""
-        if self.refill:
-            self._run()
-        self.energy.joules()
-        cpu = time.process_time_ns()
+        """Back-to-back runs. What comes first is not measured: where runs are short, one more that
+        refills the caches that other workers used in between, and runs for ``lead_ms``, which use
+        up what a quota saved meanwhile."""
+        if self.refill or request["lead_ms"]:
+            self._measure(request["lead_ms"], least=1)
+        energy.spent(self.energy)
+        throttled, cpu, began = cgroups.throttled(self.limits), time.process_time_ns(), time.time()
         ns = self._measure(request["ms"], least=1)
-        cpu, joules = time.process_time_ns() - cpu, self.energy.joules()
+        ended, cpu, joules = time.time(), time.process_time_ns() - cpu, energy.spent(self.energy)
+        if throttled is not None:
+            throttled = (cgroups.throttled(self.limits) or throttled) - throttled
         spin = rest()
         _check(self.outputs)
-        return {"ns": ns, "cpu_ns": cpu, "spin_ms": spin, "peak_mb": peak_mb(), "joules": joules}
+        return {
+            "ns": ns, "began": began, "ended": ended, "cpu_ns": cpu, "spin_ms": spin,
+            "peak_mb": peak_mb(), "energy": joules, "throttled": throttled,
+        }  # fmt: skip
 
     def _run(self) -> int:
         query = next(self.turn)

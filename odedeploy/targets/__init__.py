@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
+from odedeploy import cgroups
 from odedeploy.errors import BadInput, UnknownName
 from odedeploy.targets.custom import read as read_toml
 from odedeploy.targets.installation import (
@@ -29,6 +30,7 @@ __all__ = ["TARGETS", "Environment", "Target", "environment", "find", "names", "
 TARGETS: dict[str, str] = {
     "cpu": "odedeploy.targets.cpu:TARGET",
     "cpu-1t": "odedeploy.targets.cpu_1t:TARGET",
+    "cpu-half": "odedeploy.targets.cpu_half:TARGET",
     "openvino": "odedeploy.targets.openvino:TARGET",
     "openvino-1t": "odedeploy.targets.openvino_1t:TARGET",
     "torchscript": "odedeploy.targets.torchscript:TARGET",
@@ -87,6 +89,8 @@ def _added() -> dict[str, EntryPoint]:
 def usable(target: Target) -> str | None:
     """None when the target works on this machine, else a sentence: why not and what to do."""
     problem = _missing(target) or (_provider(target) if target.runtime == "onnxruntime" else None)
+    if problem is None and target.quota is not None:
+        problem = cgroups.refusal(target.quota)
     return problem and f"Target {target.name!r} is not usable: {problem}"
 
 

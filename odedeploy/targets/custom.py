@@ -42,15 +42,18 @@ def _checked(path: str, name: str, value: Any) -> Any:
     if name == "threads" and value == "all":
         return None
     kind = _KINDS[name]
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    known: Any = (int, float) if kind is float else kind
+    if not isinstance(value, known) or (isinstance(value, bool) and kind is not bool):
         raise BadInput(f"{path}: {name!r} is {value!r}; give a {_WORDS[kind]}.")
     return tuple(str(each) for each in value) if isinstance(value, list) else value
 
 
 _KINDS: dict[str, type] = {
     field.name: {"int": int, "int | None": int, "bool": bool, "tuple[str, ...]": list,
+                 "float | None": float,
                  "Mapping[str, Any]": dict}.get(str(field.type), str)
     for field in fields(Target)
 }  # fmt: skip
-_WORDS = {int: "whole number", bool: "true or false", list: "list", dict: "table", str: "text"}
+_WORDS = {int: "whole number", bool: "true or false", list: "list", dict: "table", str: "text",
+          float: "number"}
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from odedeploy import cgroups
 from odedeploy.errors import BadInput
 
 
@@ -20,9 +21,11 @@ class Target:
     that the process may use. ``batch`` is the number of samples in one inference. ``packages`` are
     the distributions that the runtime needs and ``extra`` what installs them; with ``compiler``
     it needs a C++ compiler, too. ``variant`` names an arithmetic other than that of the format on
-    the CPU: a file for it is verified on this target, and has a name of its own.
+    the CPU: a file for it is verified on this target, and has a name of its own. ``quota`` is the
+    processor time that all threads of a measured process may use in a second, in CPUs, None for as
+    much as there is.
 
-    Raises BadInput for fewer than one thread or a batch below one.
+    Raises BadInput for fewer than one thread, a batch below one or a quota below 0.01.
     """
 
     name: str
@@ -38,11 +41,17 @@ class Target:
     extra: str = ""
     compiler: bool = False
     variant: str = ""
+    quota: float | None = None
 
     def __post_init__(self) -> None:
         for what, value in (("threads", self.threads), ("batch", self.batch)):
             if value is not None and value < 1:
                 raise BadInput(f"Target {self.name!r} needs {what} of at least 1, got {value}.")
+        if self.quota is not None and not cgroups.LEAST <= self.quota < float("inf"):
+            raise BadInput(
+                f"Target {self.name!r} needs a quota of at least {cgroups.LEAST:g} CPUs, got "
+                f"{self.quota}."
+            )
 
     @property
     def opening(self) -> dict[str, Any]:

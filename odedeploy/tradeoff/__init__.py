@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,17 @@ from odedeploy.errors import BadInput, FellShort, OdeDeployError, Unusable
 from odedeploy.frontends.loading import Loaded
 from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.planned import Progress
-from odedeploy.profiling import Baseline, Entry, Journal, Percentiles, Profile, Row, devices, ssh
+from odedeploy.profiling import (
+    Baseline,
+    Entry,
+    Journal,
+    Percentiles,
+    Profile,
+    Row,
+    devices,
+    meter,
+    ssh,
+)
 from odedeploy.profiling.queries import cut
 from odedeploy.profiling.records import model_of
 from odedeploy.runtime import batch_symbol, read_golden, read_manifest
@@ -50,11 +60,13 @@ def sweep(
     resume: bool = False,
     merge: Sequence[Path] = (),
     hosts: Sequence[str] = (),
+    metered: Mapping[str, Path] = devices.NO_METERS,
 ) -> Profile:
     """Export everything that is asked for into ``folder``, measure it, write the profile there.
 
     ``<folder>/sweep.jsonl`` tells how far it is; ``resume`` goes on from there. ``hosts`` are
-    measured over ssh, ``merge`` are results of kits.
+    measured over ssh, ``merge`` are results of kits, and ``metered`` the files of power meters by
+    their devices.
 
     Raises BadInput for a folder that cannot be made or that holds a sweep of another request, and
     where nothing could be exported, what kept the first artefact from it.
@@ -62,7 +74,9 @@ def sweep(
     for host in hosts:
         ssh.Host.parse(host)
     _make(folder)
-    elsewhere = [devices.read(path) for path in merge]
+    for file in metered.values():
+        meter.read(file)
+    elsewhere = [devices.read(path, metered) for path in merge]
     begun = Journal.resume if resume else Journal.begin
     with begun(folder / JOURNAL, request.to_json()) as journal:
         clock = Clock(progress, request.spec.budget, request.seconds)
@@ -79,12 +93,15 @@ def sweep(
         measured = profiling.profile(
             work.entries, work.baselines, request.seconds, clock.measuring(),
             timeout=request.timeout, seed=request.spec.seed, journal=journal,
+            meter=metered.get(meter.HERE),
         )  # fmt: skip
         asked = {**_asked(request), **measured.asked}
         result = replace(measured, rows=(*measured.rows, *work.missed), asked=asked)
         for host in hosts:
-            elsewhere.append(ssh.measured(host, work.entries, request.seconds, folder, journal))
-        result = devices.merged(result, elsewhere)
+            elsewhere.append(
+                ssh.measured(host, work.entries, request.seconds, folder, journal, metered)
+            )
+        result = devices.warned(devices.merged(result, elsewhere), metered)
         profiling.write(result, folder)
         journal.add("finished")
     return result
