@@ -25,10 +25,11 @@ from odedeploy.runtime import load, read_golden, read_manifest
 from odedeploy.targets import Target
 
 MODULES = (
-    "__init__.py", "_version.py", "errors.py", "files.py", "manifest.py", "tolerance.py",
-    "profiling/energy.py", "profiling/journal.py", "profiling/kit_run.py", "profiling/machine.py",
-    "profiling/measure.py", "profiling/openers.py", "profiling/process.py",
-    "profiling/queries.py", "profiling/stats.py", "profiling/worker.py",
+    "__init__.py", "_version.py", "child.py", "errors.py", "files.py", "manifest.py",
+    "tolerance.py", "profiling/energy.py", "profiling/journal.py", "profiling/kit_run.py",
+    "profiling/machine.py", "profiling/measure.py", "profiling/openers.py",
+    "profiling/process.py", "profiling/queries.py", "profiling/stats.py", "profiling/usage.py",
+    "profiling/worker.py",
 )  # fmt: skip
 """What measures, beside the whole of ``runtime``; none needs more than NumPy and onnxruntime."""
 
