@@ -41,6 +41,9 @@ TYPES = (
     "uint8", "uint16", "uint32", "uint64", "bool",
 )  # fmt: skip
 
+STARTING = ["node", pytest.param("wasm", marks=pytest.mark.slow)]
+"""Engines of tests that start one of their own; a browser takes seconds."""
+
 
 @pytest.fixture(params=installation.ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
@@ -188,6 +191,7 @@ def test_a_worker_measures_the_process_of_the_engine(engine: str, tmp_path: Path
     assert 0 < np.median(round["ns"]) < 10e6
 
 
+@pytest.mark.parametrize("engine", STARTING, indirect=True)
 def test_wrong_answers_cost_a_row(engine: str, tmp_path: Path) -> None:
     path = save(linear(golden(right() + 1)), tmp_path / "m.onnx")
     error = ErrorReport(0.01, 0.02, 0.001, 0.99, 0.95, 299)
@@ -199,6 +203,7 @@ def test_wrong_answers_cost_a_row(engine: str, tmp_path: Path) -> None:
     assert row.status == "failed" and "the answers are wrong" in row.reason
 
 
+@pytest.mark.parametrize("engine", STARTING, indirect=True)
 def test_an_engine_that_dies_is_started_again(engine: str, tmp_path: Path) -> None:
     chosen, path = installation.find(engine), save(linear(), tmp_path / "m.onnx")
     image = np.ones((1, 3), np.float32)
@@ -212,6 +217,7 @@ def test_an_engine_that_dies_is_started_again(engine: str, tmp_path: Path) -> No
     np.testing.assert_allclose(after(image), image @ WEIGHT, rtol=1e-6)
 
 
+@pytest.mark.parametrize("engine", STARTING, indirect=True)
 def test_nothing_outlives_the_program(engine: str, tmp_path: Path) -> None:
     """Whether it ends by itself or is killed."""
     path = save(linear(), tmp_path / "m.onnx")
@@ -259,6 +265,7 @@ def test_the_page_is_served_to_those_who_know_its_address_alone(tmp_path: Path) 
             urlopen(f"http://127.0.0.1:{int(ports[0].partition(':')[2], 16)}/{path}", timeout=10)
 
 
+@pytest.mark.parametrize("engine", STARTING, indirect=True)
 def test_an_export_for_an_engine_is_verified_in_it(engine: str, tmp_path: Path) -> None:
     model, tensors = PATTERNS["adjoint"]()
     rows = {name: np.repeat(t.numpy(), 4, axis=0) for name, t in tensors.items()}
