@@ -110,7 +110,8 @@ class Session:
 class Here:
     """The ``openers.Timer`` of what runs in this process."""
 
-    process, settling = None, 0
+    process: int | None = None
+    settling = 0
 
     def __init__(self, run: Callable[[openers.Query], Sequence[np.ndarray]]) -> None:
         self.run, self.turn = run, 0
