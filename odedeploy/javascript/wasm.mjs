@@ -72,22 +72,36 @@ async function serve(served) {
   return { address: `http://127.0.0.1:${server.address().port}${prefix}`, server };
 }
 
-// The process of the page: the one that works when the page is kept busy. The browser's own pages
-// have theirs, too.
+// The process of the page. The browser's own pages have theirs, which may work as well, so it is
+// the one that works when the page is kept busy and rests when that rests.
 async function renderer(browser, page) {
   const session = await browser.newBrowserCDPSession();
-  const spent = async () => new Map(
-    (await session.send('SystemInfo.getProcessInfo')).processInfo
-      .filter(({ type }) => type === 'renderer').map(({ id, cpuTime }) => [id, cpuTime]),
-  );
-  const before = await spent();
+  const worked = new Map(); // seconds by process: while the page is busy, while it rests
+  async function spend(which, work) {
+    const before = await times(session);
+    await page.evaluate(work);
+    for (const [id, time] of await times(session)) {
+      if (!worked.has(id)) worked.set(id, { busy: 0, idle: 0 });
+      worked.get(id)[which] += time - (before.get(id) ?? 0);
+    }
+  }
   for (let turn = 0; turn < TURNS; turn += 1) {
-    await page.evaluate(() => { for (const end = performance.now() + 60; performance.now() < end;); });
-    const grown = [...await spent()].map(([id, time]) => [time - (before.get(id) ?? 0), id]);
-    const [[most, id], [next] = [0]] = grown.sort(([a], [b]) => b - a);
-    if (most > 0.1 && most > 3 * next) return id;
+    await spend('busy', () => { for (const end = performance.now() + 40; performance.now() < end;); });
+    await spend('idle', () => new Promise((resolve) => { setTimeout(resolve, 40); }));
+    const [[id, most], [, next] = [0, { busy: 0, idle: 0 }]] = [...worked]
+      .sort(([, a], [, b]) => b.busy - b.idle - (a.busy - a.idle));
+    if (most.busy > 0.1 && most.busy > 3 * most.idle && most.busy > 3 * (next.busy - next.idle)) {
+      return id;
+    }
   }
   throw new Error('the process of the page is not to be told from the others');
+}
+
+// Seconds of processor time by process.
+async function times(session) {
+  const { processInfo } = await session.send('SystemInfo.getProcessInfo');
+  const found = processInfo.filter(({ type }) => type === 'renderer');
+  return new Map(found.map(({ id, cpuTime }) => [id, cpuTime]));
 }
 
 function fail(words) {
