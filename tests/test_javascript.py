@@ -150,6 +150,8 @@ def test_what_cannot_be_opened_is_refused(engine: str, tmp_path: Path) -> None:
     if most is not None:
         with pytest.raises(BadInput, match=f"on {most} thread, got {most + 1}"):
             open_in(engine, path, most + 1, {})
+    else:
+        assert open_in(engine, path, 2, {})(np.ones((1, 3), np.float32)).shape == (1, 2)
     path.unlink()
     with pytest.raises(BadInput, match="cannot be read"):
         open_in(engine, path, 1, {})

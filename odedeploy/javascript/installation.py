@@ -74,8 +74,8 @@ def missing(engine: Engine) -> str | None:
         # What their install scripts fetch beside the packages is not needed.
         return (
             f"{here} lacks {' and '.join(absent)}; npm install --ignore-scripts "
-            f"{' '.join(engine.packages)} in the working directory, or set {FOLDER} to the "
-            "node_modules that has them."
+            f"{' '.join(engine.packages)} in {here.parent}, or set {FOLDER} to the node_modules "
+            "that has them."
         )
     if engine.browser and browser() is None:
         asked = os.environ.get(BROWSER)

@@ -19,7 +19,7 @@ const HEADERS = {
 };
 
 const PATIENCE = 100_000; // milliseconds
-const TURNS = 100;
+const TURNS = 100; // most trials of telling processes apart
 
 export async function start(modules, program) {
   const served = new Map([
