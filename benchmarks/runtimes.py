@@ -29,10 +29,12 @@ from odedeploy.errors import OdeDeployError
 from odedeploy.grid import Grid
 from odedeploy.profiling import Entry
 from odedeploy.program import Plan, solve_plan
+from odedeploy.runtime import GOLDEN
 from odedeploy.solvers import find as find_solver
 from odedeploy.targets import Target
 from odedeploy.targets import find as find_target
 from odedeploy.tolerance import worst_error
+from odedeploy.verification import golden
 
 ROOT = Path(__file__).parents[1]
 BASE = "onnxruntime"
@@ -52,19 +54,22 @@ def targets() -> dict[str, Target]:
         "AOTInductor": replace(torchscript, format="aoti"),
         "ExecuTorch": find_target("executorch"),
         "LiteRT": find_target("litert"),
+        "onnxruntime-node": find_target("node"),
+        "onnxruntime-web": find_target("wasm"),
     }
     return {label: replace(t, name="one thread", threads=1) for label, t in chosen.items()}
 
 
-def answer(file: str, inputs: str, outputs: str, threads: int) -> None:
+def answer(label: str, file: str, inputs: str, outputs: str) -> None:
     """Run a file on the inputs of an .npz and keep its answers; a process of its own does this."""
-    model = formats.from_path(file).open(file, threads)
+    target = targets()[label]
+    model = formats.find(target.format).open(file, 1, target.opening)
     np.savez(outputs, **model.run(dict(np.load(inputs))))
 
 
-def answers(file: Path, inputs: Path) -> dict[str, np.ndarray]:
+def answers(label: str, file: Path, inputs: Path) -> dict[str, np.ndarray]:
     outputs = file.with_suffix(".answers.npz")
-    arguments = ["--answer", str(file), str(inputs), str(outputs)]
+    arguments = ["--answer", label, str(file), str(inputs), str(outputs)]
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
     if done.returncode:
         words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -79,6 +84,7 @@ def built(
     loaded = api.load_model("mnist-odenet")
     graph = api.capture(loaded.module, loaded.inputs)
     plan = Plan((solve_plan("solve0", find_solver("rk4"), Grid.uniform(0.0, 1.0, STEPS)),))
+    images = {"image": loaded.inputs["image"][:IMAGES]}
     files: dict[str, Path] = {}
     found: dict[str, dict[str, Any]] = {}
     made: dict[str, Path] = {}
@@ -94,8 +100,10 @@ def built(
                 if not path.exists():
                     room.ready()
                     began = time.perf_counter()
-                    room.build(graph, plan, "unrolled").write(path, {})
+                    artefact = room.build(graph, plan, "unrolled")
+                    artefact.write(path, {})
                     taken.write_text(f"{time.perf_counter() - began:.1f}")
+                    artefact.write(path, {GOLDEN: golden(room.open(path), images).pack()})
                 found[label]["build_s"] = float(taken.read_text())
                 made[target.format] = path
             files[label] = made[target.format]
@@ -103,7 +111,7 @@ def built(
         except OdeDeployError as error:
             found[label]["reason"] = str(error)
         print(label, found[label], file=sys.stderr, flush=True)
-    return files, found, {"image": loaded.inputs["image"][:IMAGES]}
+    return files, found, images
 
 
 def main() -> None:
@@ -111,10 +119,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--runtimes", nargs="*", default=list(targets()))
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--answer", nargs=3, metavar=("FILE", "INPUTS", "OUTPUTS"))
+    parser.add_argument("--answer", nargs=4, metavar=("LABEL", "FILE", "INPUTS", "OUTPUTS"))
     arguments = parser.parse_args()
     if arguments.answer:
-        answer(*arguments.answer, threads=1)
+        answer(*arguments.answer)
         return
     with tempfile.TemporaryDirectory(prefix="odedeploy-") as scratch:
         folder = arguments.folder or Path(scratch)
@@ -126,7 +134,7 @@ def main() -> None:
         whole: dict[str, Any] = {}
         for label, file in files.items():
             try:
-                whole[label] = answers(file, inputs)
+                whole[label] = answers(label, file, inputs)
             except OdeDeployError as error:
                 found[label]["reason"] = str(error)
                 continue
@@ -138,7 +146,7 @@ def main() -> None:
                   "unrolled", "fp32", "rk4", 4 * STEPS, None, queries)
             for label, file in files.items()
         ]  # fmt: skip
-        result = profiling.profile(entries, None, arguments.seconds, timeout=300)
+        result = profiling.profile(entries, (), arguments.seconds, timeout=300)
     for label, row in zip(files, result.rows, strict=True):
         if not row.measured:
             found[label]["reason"] = row.reason

@@ -37,13 +37,17 @@ def measured(
 
     ``default`` is the plan's number, ``errors`` holds steps, nfe, bound and max of each number
     tried, and ``certified`` the least and the most steps of the longest run of them around the
-    default that keeps the tolerance, None when the default does not.
+    default that keeps the tolerance, None when the default does not. Where the runner cannot be
+    given another number, the default alone is tried.
     """
     free = [plan[site.name] for site in sites if site.kept is None]
     default = sum(solve.grid.steps for solve in free)
+    bound = STEPS in runner.limits.get("defaults", ())
+    tried = {max(1, round(factor * default)) for factor in ((1.0,) if bound else FACTORS)}
     errors = []
-    for steps in sorted({max(1, round(factor * default)) for factor in FACTORS}):
-        certificate = judged(errors_of(_outputs(runner, inputs, steps)))
+    for steps in sorted(tried):
+        given = {} if bound else {STEPS: np.array(steps)}
+        certificate = judged(errors_of(_outputs(runner, inputs, given)))
         nfe = plan.evaluations - sum(solve.program.evaluations for solve in free)
         for solve in free:
             shares = [_share(count, default, steps) for count in step_counts(solve)]
@@ -74,13 +78,13 @@ def _run_around(default: int, errors: list[dict[str, Any]]) -> list[int] | None:
     return [low, high]
 
 
-def _outputs(runner: Runner, inputs: Inputs, steps: int) -> dict[str, np.ndarray]:
+def _outputs(runner: Runner, inputs: Inputs, given: Arrays) -> dict[str, np.ndarray]:
     symbol = batch_symbol(runner.inputs)
     batched = {spec.name for spec in runner.inputs if spec.shape[:1] == (symbol,)}
     count = max((len(inputs[name]) for name in batched), default=1)
     parts = []
     for first in range(0, count, ROWS):
         part = {n: a[first : first + ROWS] if n in batched else a for n, a in inputs.items()}
-        outputs = runner.run({**part, STEPS: np.array(steps)})
+        outputs = runner.run({**part, **given})
         parts.append(batch_first(outputs, runner.outputs, symbol))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

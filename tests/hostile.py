@@ -116,8 +116,9 @@ def spies(request: Mapping[str, Any]) -> Callable[[], Loaded]:
     start = artefact(request)
 
     def spied() -> Loaded:
-        run, facts = start()
-        return Loaded(run, facts | {"modules": sorted(name.split(".")[0] for name in sys.modules)})
+        loaded = start()
+        modules = sorted(name.split(".")[0] for name in sys.modules)
+        return loaded._replace(facts=loaded.facts | {"modules": modules})
 
     return spied
 

@@ -29,8 +29,11 @@ def test_every_target_is_named_as_in_the_table_and_usable_or_says_why_not(name: 
     assert target.runtime in openers.OPENERS
     reason = targets.usable(target)
     if reason is not None:
-        known = ("pip install 'odedeploy[", "C++ compiler", "control group")
-        assert any(words in reason for words in known)
+        advice = (
+            "pip install 'odedeploy[", "C++ compiler", "control group", "npm install", "Node.js",
+            "Chromium",
+        )  # fmt: skip
+        assert any(each in reason for each in advice)
     if name in ("cpu", "cpu-1t", "torchscript", "torchscript-1t"):
         assert reason is None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from odedeploy import files
 from odedeploy.errors import BadInput
-from odedeploy.runtime import GRAPH, Model, load
+from odedeploy.runtime import GRAPH, Artefact, load
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -80,8 +80,13 @@ class Onnx:
         path: str | os.PathLike[str],
         threads: int | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> Model:
-        """``options`` are ``providers`` and the settings of ``odedeploy.runtime``."""
+    ) -> Artefact:
+        """``options`` are ``providers`` and the settings of ``odedeploy.runtime``, or ``engine``,
+        one of ``odedeploy.javascript``."""
         settings = dict(options or {})
+        if "engine" in settings:
+            from odedeploy.javascript.model import open_in
+
+            return open_in(settings.pop("engine"), path, threads, settings)
         providers = settings.pop("providers", None)
         return load(path, threads=threads, providers=providers, settings=settings)

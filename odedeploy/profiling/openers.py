@@ -10,26 +10,48 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from odedeploy.errors import BadInput, UnknownName
+from odedeploy.errors import BadInput, FellShort, UnknownName
+from odedeploy.runtime import Artefact, check_golden
 
 OPENERS: dict[str, str] = {
     **dict.fromkeys(
         ("onnxruntime", "torchscript", "torch-compile", "openvino", "executorch", "litert"),
         "odedeploy.profiling.openers:artefact",
     ),
+    **dict.fromkeys(("node", "wasm"), "odedeploy.profiling.openers:elsewhere"),
     "pytorch": "odedeploy.profiling.openers:pytorch",
 }
 
+Query = Mapping[str, np.ndarray]
+
+
+@runtime_checkable
+class Timer(Protocol):
+    """What times its runs in the process that they run in, of the id ``process``, None for this
+    one, so that the way there does not count. ``settling`` runs go by before latencies settle."""
+
+    process: int | None
+    settling: int
+
+    def timed(
+        self, queries: Sequence[Query], ms: float, least: int
+    ) -> tuple[list[int], Sequence[np.ndarray]]:
+        """Runs the queries in turn, going on where it stopped, for ``ms`` milliseconds and at
+        ``least`` so often; latencies in ns and the outputs of the last run."""
+        ...
+
 
 class Loaded(NamedTuple):
-    """``run`` maps arrays by input name to outputs; ``facts`` describes how it runs."""
+    """``run`` maps arrays by input name to outputs; ``facts`` describes how it runs. A
+    runtime in a process of its own brings its ``timer``."""
 
-    run: Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
+    run: Callable[[Query], Sequence[np.ndarray]]
     facts: dict[str, Any]
+    timer: Timer | None = None
 
 
 Opener = Callable[[Mapping[str, Any]], Callable[[], Loaded]]
@@ -65,6 +87,31 @@ def artefact(request: Mapping[str, Any]) -> Callable[[], Loaded]:
         return Loaded(run, dict(model.facts))
 
     return start
+
+
+def elsewhere(request: Mapping[str, Any]) -> Callable[[], Loaded]:
+    """A file in a runtime that has a process of its own, once it has given its golden outputs
+    there; loading is the runtime's own time of it."""
+    from odedeploy import formats
+
+    form = formats.find(request["format"])
+
+    def start() -> Loaded:
+        model = form.open(request["path"], request["threads"], request["options"])
+        facts = {**model.facts, **golden_facts(model)}
+        assert isinstance(model, Timer)
+        return Loaded(lambda query: list(model.run(query, check=False).values()), facts, model)
+
+    return start
+
+
+def golden_facts(model: Artefact) -> dict[str, Any]:
+    """How far an artefact is from its golden outputs here; raises FellShort when that is too far,
+    and BadInput when it has none."""
+    found = check_golden(model)
+    if not found:
+        raise FellShort(f"On this device the answers are wrong: {found}.")
+    return {"golden_error": float(found.errors.max()), "golden_tolerance": found.tolerance}
 
 
 def pytorch(request: Mapping[str, Any]) -> Callable[[], Loaded]:

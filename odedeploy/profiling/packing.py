@@ -25,11 +25,12 @@ from odedeploy.runtime import load, read_golden, read_manifest
 from odedeploy.targets import Target
 
 MODULES = (
-    "__init__.py", "_version.py", "cgroups.py", "errors.py", "files.py", "manifest.py",
+    "__init__.py", "_version.py", "cgroups.py", "child.py", "errors.py", "files.py", "manifest.py",
     "tolerance.py",
     "profiling/energy.py", "profiling/journal.py", "profiling/kit_run.py", "profiling/machine.py",
     "profiling/measure.py", "profiling/nvml.py", "profiling/openers.py", "profiling/process.py",
-    "profiling/queries.py", "profiling/rapl.py", "profiling/stats.py", "profiling/worker.py",
+    "profiling/queries.py", "profiling/rapl.py", "profiling/stats.py", "profiling/usage.py",
+    "profiling/worker.py",
 )  # fmt: skip
 """What measures, beside the whole of ``runtime``; none needs more than NumPy and onnxruntime."""
 

@@ -9,6 +9,8 @@ It reads one JSON request a line from stdin and answers each with one JSON line 
   runs, peak_mb, and spin_ms, the processor time that idle threads burn before the process comes to
   rest
 
+A runtime in a process of its own times its runs there, and its time and memory are what counts.
+
 What fails is answered by ``{"error": sentence, "kind": class name}``. The process ends with its
 stdin. Only NumPy and the measured runtime are loaded. What libraries print goes to stderr.
 """
@@ -16,13 +18,12 @@ stdin. Only NumPy and the measured runtime are loaded. What libraries print goes
 from __future__ import annotations
 
 import gc
-import itertools
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ import numpy as np
 from odedeploy import cgroups
 from odedeploy.errors import FellShort
 from odedeploy.profiling import energy, openers, queries
+from odedeploy.profiling.usage import Usage
 
 STABLE = 0.05
 """Largest coefficient of variation of the last windows' medians that counts as stable."""
@@ -42,36 +44,35 @@ REFILLED_MS = 50.0
 PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of Linux."""
 
-REST_STEP_NS, REST_LIMIT_NS = 5_000_000, 300_000_000
-
 
 class Session:
-    """The state between requests: the loaded artefact, its queries and its last outputs."""
+    """The state between requests: what runs the artefact, its queries and its last outputs."""
 
-    loaded: openers.Loaded
     queries: list[dict[str, np.ndarray]]
-    turn: Iterator[dict[str, np.ndarray]]
     outputs: Sequence[np.ndarray]
+    timer: openers.Timer
+    usage: Usage
     refill: bool = True
 
     def open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Load the artefact and the queries, and run the first of them."""
         self.energy, self.limits = energy.counters(request), cgroups.statistics()
         self.queries = queries.load(request["queries"])
-        self.turn = itertools.cycle(self.queries)
         start = openers.find(request["runtime"])(request)
-        base = resident_mb()
+        base = Usage().resident_mb()
         begin = time.perf_counter_ns()
-        self.loaded = start()
+        loaded = start()
         load = time.perf_counter_ns() - begin
+        self.timer = loaded.timer or Here(loaded.run)
+        self.usage = Usage(self.timer.process)
         first = self._run()
         _check(self.outputs)
-        facts = self.loaded.facts
-        return {"load_ms": load / 1e6, "first_ms": first / 1e6, "base_mb": base, **facts}
+        return {"load_ms": load / 1e6, "first_ms": first / 1e6, "base_mb": base, **loaded.facts}
 
     def warm(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Every query once, then windows until three agree, at least ``runs`` runs and ``ms``; what
         takes longer than ``cap_ms`` is cut short."""
+        least = max(request["runs"], self.timer.settling)
         runs, spent, stable = 0, 0.0, False
         while runs < len(self.queries) and spent < request["cap_ms"]:
             runs, spent = runs + 1, spent + self._run() / 1e6
@@ -83,7 +84,7 @@ class Session:
             windows.append(float(np.median(window)))
             last = np.array(windows[-3:])
             settled = len(last) == 3 and last.std() <= STABLE * last.mean()
-            stable = bool(settled and runs >= request["runs"] and spent >= request["ms"])
+            stable = bool(settled and runs >= least and spent >= request["ms"])
         self.refill = windows[-1] / 1e6 < REFILLED_MS
         return {"runs": runs, "stable": stable}
 
@@ -94,32 +95,50 @@ class Session:
         if self.refill or request["lead_ms"]:
             self._measure(request["lead_ms"], least=1)
         energy.spent(self.energy)
-        throttled, cpu, began = cgroups.throttled(self.limits), time.process_time_ns(), time.time()
+        throttled, cpu, began = cgroups.throttled(self.limits), self.usage.cpu_ns(), time.time()
         ns = self._measure(request["ms"], least=1)
-        ended, cpu, joules = time.time(), time.process_time_ns() - cpu, energy.spent(self.energy)
+        ended, cpu, joules = time.time(), self.usage.cpu_ns() - cpu, energy.spent(self.energy)
         if throttled is not None:
             throttled = (cgroups.throttled(self.limits) or throttled) - throttled
-        spin = rest()
+        spin, peak = self.usage.rest(), self.usage.peak_mb()
         _check(self.outputs)
         return {
             "ns": ns, "began": began, "ended": ended, "cpu_ns": cpu, "spin_ms": spin,
-            "peak_mb": peak_mb(), "energy": joules, "throttled": throttled,
+            "peak_mb": peak, "energy": joules, "throttled": throttled,
         }  # fmt: skip
 
     def _run(self) -> int:
-        query = next(self.turn)
-        begin = time.perf_counter_ns()
-        self.outputs = self.loaded.run(query)
-        return time.perf_counter_ns() - begin
+        return self._measure(0.0, least=1)[0]
 
     def _measure(self, ms: float, least: int) -> list[int]:
+        latencies, self.outputs = self.timer.timed(self.queries, ms, least)
+        return latencies
+
+
+class Here:
+    """The ``openers.Timer`` of what runs in this process."""
+
+    process: int | None = None
+    settling = 0
+
+    def __init__(self, run: Callable[[openers.Query], Sequence[np.ndarray]]) -> None:
+        self.run, self.turn = run, 0
+
+    def timed(
+        self, queries: Sequence[openers.Query], ms: float, least: int
+    ) -> tuple[list[int], Sequence[np.ndarray]]:
         latencies: list[int] = []
+        outputs: Sequence[np.ndarray] = ()
         end = time.perf_counter_ns() + int(ms * 1e6)
         gc.disable()
         while len(latencies) < least or time.perf_counter_ns() < end:
-            latencies.append(self._run())
+            query = queries[self.turn]
+            self.turn = (self.turn + 1) % len(queries)
+            begin = time.perf_counter_ns()
+            outputs = self.run(query)
+            latencies.append(time.perf_counter_ns() - begin)
         gc.enable()
-        return latencies
+        return latencies, outputs
 
 
 def _check(outputs: Sequence[np.ndarray]) -> None:
@@ -130,59 +149,6 @@ def _check(outputs: Sequence[np.ndarray]) -> None:
                 f"Output {index} holds {bad} values of {output.size} that are not finite; "
                 "verify the artefact on this target."
             )
-
-
-def rest() -> float:
-    """Wait until no thread of this process computes, so that the next worker has the cores to
-    itself; returns the processor time burnt meanwhile, in ms. Thread pools of onnxruntime and of
-    OpenMP busy-wait for tens of milliseconds after a run."""
-    began, deadline = time.process_time_ns(), time.perf_counter_ns() + REST_LIMIT_NS
-    while time.perf_counter_ns() < deadline:
-        before = time.process_time_ns()
-        time.sleep(REST_STEP_NS / 1e9)
-        if time.process_time_ns() - before < REST_STEP_NS / 20:
-            break
-    return (time.process_time_ns() - began) / 1e6
-
-
-def resident_mb() -> float | None:
-    """Memory of this process now, in 10⁶ bytes; None where the system does not tell."""
-    return _status("VmRSS") or _psutil("rss")
-
-
-def peak_mb() -> float | None:
-    """Most memory that this process has held, in 10⁶ bytes.
-
-    Linux carries ``ru_maxrss`` over from the parent through exec, so it is read only elsewhere.
-    """
-    if high := _status("VmHWM") or _psutil("peak_wset"):
-        return high
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def _status(field: str) -> float | None:
-    try:
-        with open("/proc/self/status") as lines:
-            for line in lines:
-                if line.startswith(field + ":"):
-                    return int(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
-    return None
-
-
-def _psutil(field: str) -> float | None:
-    try:
-        import psutil
-    except ImportError:
-        return None
-    value = getattr(psutil.Process().memory_info(), field, None)
-    return None if value is None else value / 1e6
 
 
 def _settle() -> None:

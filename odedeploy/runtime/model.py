@@ -23,8 +23,8 @@ class Artefact(ABC):
 
     Made by ``load``. Inputs are NumPy arrays of exactly the dtypes and shapes in ``inputs``.
     ``options`` are inputs that may be left out, single numbers: ``model(x, steps=32)``.
-    ``facts`` says how its runtime runs it and ``limits`` what it is bound to, a batch size or a
-    processor, in plain JSON values.
+    ``facts`` says how its runtime runs it and ``limits`` what it is bound to, a batch size, a
+    processor or the defaults of some inputs, in plain JSON values.
     """
 
     file: Path

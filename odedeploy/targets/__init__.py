@@ -38,6 +38,8 @@ TARGETS: dict[str, str] = {
     "torch-compile": "odedeploy.targets.torch_compile:TARGET",
     "executorch": "odedeploy.targets.executorch:TARGET",
     "litert": "odedeploy.targets.litert:TARGET",
+    "node": "odedeploy.targets.node:TARGET",
+    "wasm": "odedeploy.targets.wasm:TARGET",
     "cuda": "odedeploy.targets.cuda:TARGET",
     "cuda-graph": "odedeploy.targets.cuda_graph:TARGET",
     "tensorrt": "odedeploy.targets.tensorrt:TARGET",
@@ -98,6 +100,10 @@ def _missing(target: Target) -> str | None:
     for package in target.packages:
         if installed(package) is None:
             return f"{package} is not installed; pip install 'odedeploy[{target.extra}]'."
+    if "engine" in target.options:
+        from odedeploy.javascript import installation
+
+        return installation.missing(installation.find(target.options["engine"]))
     asked = os.environ.get("CXX")
     compilers = [asked] if asked else COMPILERS
     if target.compiler and not any(shutil.which(name) for name in compilers):
