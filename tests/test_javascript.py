@@ -185,7 +185,7 @@ def test_a_worker_measures_the_process_of_the_engine(engine: str, tmp_path: Path
             options={"engine": engine}, queries=str(tmp_path / "q.npz"),
         )  # fmt: skip
         warm = worker.ask("warm", 60, runs=10, ms=1, window_ms=1, cap_ms=3000)
-        round = worker.ask("round", 60, ms=10)
+        round = worker.ask("round", 60, ms=10, lead_ms=0)
     assert opened["golden_error"] <= 1e-5 and opened["load_ms"] > 0 and opened["base_mb"] > 10
     assert opened["options"]["engine"] == engine
     assert warm["runs"] >= installation.find(engine).settling or not warm["stable"]

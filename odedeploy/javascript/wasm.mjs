@@ -90,7 +90,7 @@ async function renderer(browser, page) {
     await spend('idle', () => new Promise((resolve) => { setTimeout(resolve, 40); }));
     const [[id, most], [, next] = [0, { busy: 0, idle: 0 }]] = [...worked]
       .sort(([, a], [, b]) => b.busy - b.idle - (a.busy - a.idle));
-    if (most.busy > 0.1 && most.busy > 3 * most.idle && most.busy > 3 * (next.busy - next.idle)) {
+    if (most.busy > 0.25 && most.busy > 5 * most.idle && most.busy > 5 * (next.busy - next.idle)) {
       return id;
     }
   }
