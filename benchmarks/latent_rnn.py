@@ -55,13 +55,20 @@ class GapRnn(nn.Module):
         return torch.stack(found, dim=1)
 
 
-def task(count: int = spirals.TRAINING_COUNT, recipe: Recipe = RECIPE) -> Task:
-    """Predict the next point; the data and their draws as for the latent ODE."""
+def task(
+    count: int = spirals.TRAINING_COUNT,
+    recipe: Recipe = RECIPE,
+    known: int = len(spirals.TIMES),
+) -> Task:
+    """Predict the next point; the data and their draws as for the latent ODE.
+
+    Of each trajectory the observations are read, and the points after them of the ``known`` ones.
+    """
     drawn = spirals.draw(count, spirals.TRAINING)
 
     def batch(rows: Tensor, generator: Generator) -> Batch:
         counts = torch.randint(10, spirals.POINTS + 1, (len(rows),), generator=generator)
-        return through(drawn.rows(rows % count), counts, generator)
+        return through(drawn.rows(rows % count), counts, generator, known)
 
     return Task(
         name=NAME,
@@ -76,10 +83,13 @@ def task(count: int = spirals.TRAINING_COUNT, recipe: Recipe = RECIPE) -> Task:
     )
 
 
-def through(drawn: spirals.Spirals, counts: Tensor, generator: Generator) -> Batch:
-    """Values, times and mask (n, 200, …): observations, and all that follows them, padding last."""
+def through(
+    drawn: spirals.Spirals, counts: Tensor, generator: Generator, known: int
+) -> Batch:
+    """Values, times and mask (n, known, …): observations, and all that follows, padding last."""
     seen = spirals.observe(drawn, counts, generator)
-    after, later = drawn.noisy[:, spirals.POINTS :], spirals.TIMES[spirals.POINTS :]
+    second = slice(spirals.POINTS, known)
+    after, later = drawn.noisy[:, second], spirals.TIMES[second]
     values = torch.cat([seen.values, after], dim=1)
     times = torch.cat([seen.times, later.expand(len(after), -1)], dim=1)
     mask = torch.cat([seen.mask, torch.ones(after.shape[:2])], dim=1)

@@ -15,6 +15,7 @@ NeurIPS 2018 (arXiv 1806.07366), section 5.1.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -180,8 +181,10 @@ def task(data: Path | None = None) -> Task:
     return learn(LatentOde, RECIPE, spirals.TRAINING_COUNT)
 
 
-def learn(model: type[LatentOde], recipe: Recipe, count: int) -> Task:
-    """The task of training ``model`` on ``count`` trajectories."""
+def learn(
+    model: type[LatentOde], recipe: Recipe, count: int, known: int = len(spirals.TIMES)
+) -> Task:
+    """The task of training ``model`` on the first ``known`` points of ``count`` trajectories."""
     drawn = spirals.draw(count, spirals.TRAINING)
 
     def batch(rows: Tensor, generator: Generator) -> Batch:
@@ -189,7 +192,7 @@ def learn(model: type[LatentOde], recipe: Recipe, count: int) -> Task:
         counts = torch.randint(10, spirals.POINTS + 1, (len(rows),), generator=generator)
         seen = spirals.observe(chosen, counts, generator)
         noise = torch.randn(len(rows), LATENT, generator=generator)
-        order = torch.randperm(len(spirals.TIMES) - 1, generator=generator)[: FOLLOWED - 1] + 1
+        order = torch.randperm(known - 1, generator=generator)[: FOLLOWED - 1] + 1
         points = torch.cat([torch.zeros(1, dtype=torch.int64), order.sort().values])
         return (*seen, spirals.TIMES[points], chosen.noisy[:, points], noise)
 
@@ -198,7 +201,7 @@ def learn(model: type[LatentOde], recipe: Recipe, count: int) -> Task:
         model=model,
         size=DRAWS * count,
         batch=batch,
-        loss=loss,
+        loss=partial(loss, points=known),
         held_out=lambda trained: measure(cast(LatentOde, trained), 250, spirals.HELD_OUT),
         test=lambda trained: measure(cast(LatentOde, trained), spirals.TEST_COUNT, spirals.TEST),
         recipe=recipe,
@@ -206,15 +209,17 @@ def learn(model: type[LatentOde], recipe: Recipe, count: int) -> Task:
     )
 
 
-def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-    """Negative evidence lower bound of a trajectory, per point; RMSE to its noisy points."""
+def loss(
+    model: nn.Module, batch: Batch, points: int = len(spirals.TIMES)
+) -> tuple[Tensor, Metrics]:
+    """Negative evidence lower bound of a trajectory of so many ``points``, per point; RMSE to its
+    noisy points."""
     values, times, mask, when, target, noise = batch
     latent_ode = cast(LatentOde, model)
     mean, log_variance = latent_ode.recognition(values, times, mask)
     start = mean + noise * torch.exp(0.5 * log_variance)
     found = latent_ode.trajectories(start, when)
     squares = (found - target).square()
-    points = len(spirals.TIMES)
     likelihood = points * squares.sum(dim=2).mean(dim=1) / (2 * spirals.NOISE**2)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
     bound = (likelihood + divergence).mean() / points

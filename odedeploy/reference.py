@@ -21,11 +21,12 @@ SHARE = 0.02
 """Part of the metric's limit that the reference's own error may take."""
 
 METHODS = ("dopri5", "ab3_midpoint", REFERENCE)
-"""Tried on a few inputs; the cheapest is used. Kinks in a field, such as those of ReLU, limit every
-method to low order, and then many short steps with one evaluation each win over high order."""
+"""Tried on ``TRIAL`` inputs; the cheapest is used. Kinks in a field, such as those of ReLU, limit
+every method to low order, and then many short steps with one evaluation each win over high order.
+"""
 
-PILOT = 32
-"""Inputs on which the resolution is found."""
+TRIAL, PILOT = 8, 32
+"""Inputs on which methods are tried, and on which the resolution is found."""
 
 BUDGET = 8192
 """Most evaluations of one solve."""
@@ -112,19 +113,32 @@ def _kept(run: _Runs, n: int) -> Reference:
 
 
 def _pilot(run: _Runs, n: int) -> tuple[Method, int]:
-    """The method and first resolution that solve all inputs at the least cost, judged by a few."""
+    """The method and first resolution that solve all inputs at the least cost, judged by a few.
+
+    A trial on very few tells the methods apart, and the best that solves the pilot is taken.
+    """
     rows = np.unique(np.linspace(0, n - 1, min(n, PILOT)).astype(int))
-    attempts, starts, limit = [], list[tuple[float, int, Method]](), BUDGET
+    few = rows[:: max(1, len(rows) // TRIAL)]
+    able, failed, limit = list[_Attempt](), list[_Attempt](), BUDGET
     for method in map(find, METHODS):
         attempt = _Attempt(method)
-        attempts.append(attempt)
-        if attempt.climb(run, rows, limit):
-            starts += [(*start, method) for start in attempt.starts()]
+        if attempt.climb(run, few, limit):
+            able.append(attempt)
             limit = min(limit, attempt.evaluations[-1])
-    if not starts:
-        raise min(attempts, key=lambda attempt: attempt.difference).error(n, run.metric.limit)
-    _, resolution, method = min(starts, key=lambda start: start[0])
-    return method, resolution
+        else:
+            failed.append(attempt)
+    if able and len(few) < len(rows):
+        trials, able, failed = able, [], []
+        for trial in sorted(trials, key=lambda trial: min(trial.starts())):
+            attempt = _Attempt(trial.method)
+            if attempt.climb(run, rows, BUDGET):
+                able.append(attempt)
+                break
+            failed.append(attempt)
+    if not able:
+        raise min(failed, key=lambda attempt: attempt.difference).error(n, run.metric.limit)
+    best = min(able, key=lambda attempt: min(attempt.starts()))
+    return best.method, min(best.starts())[1]
 
 
 def _settle(run: _Runs, n: int, method: Method, resolution: int) -> Reference:

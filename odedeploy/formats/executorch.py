@@ -11,7 +11,7 @@ import numpy as np
 
 from odedeploy.errors import BadInput, Crashed, Unusable
 from odedeploy.formats import archive
-from odedeploy.formats.optional import module, quiet
+from odedeploy.formats.optional import hushed, module, quiet
 from odedeploy.formats.parts import in_parts
 from odedeploy.runtime import Artefact, batch_symbol
 from odedeploy.tolerance import Tolerance
@@ -121,7 +121,9 @@ def _share(threads: int | None) -> int:
     global _pool
     if _pool is None:
         _pool = threads or 1
-        _load("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(_pool)
+        library = _load("executorch.extension.pybindings.portable_lib")
+        with hushed():  # it tells which files about the processor it looks for
+            library._unsafe_reset_threadpool(_pool)
     if threads is not None and threads != _pool:
         raise Unusable(
             f"This process runs ExecuTorch on {_pool} thread(s), which holds until it ends; use "

@@ -29,6 +29,10 @@ BEYOND = 0.64
 SAFE = 0.5
 """Share of the target below which the first plan to be tested keeps all errors."""
 
+FEW = 64
+"""Ranking inputs below which ``SAFE`` shrinks: the largest error of a few tells little of others.
+"""
+
 RARE = 0.1
 """``SAFE`` where the rate of rare violations is bounded, for as many inputs to certify as to rank.
 Margins have a density at zero, so that the largest of n errors grows like n, and is ten times
@@ -91,9 +95,9 @@ class Study:
     @property
     def safe(self) -> float:
         """Share of the target below which the first plan to be tested keeps all errors."""
-        if not self.metric.counts:
-            return SAFE
         ranking = len(self.splits.fit) + len(self.splits.validate)
+        if not self.metric.counts:
+            return SAFE * min(1.0, ranking / FEW) ** 0.5
         return RARE * min(1.0, ranking / len(self.splits.certify))
 
     @cached_property
