@@ -47,6 +47,10 @@ fitted to some of the inputs that it is measured on, and does worse on others.""
 HANDICAP = 1.4
 """Factor by which a start from a better grid must lead to be preferred."""
 
+UNDECIDED = 3.0
+"""Factor between an error and what is asked beyond which a fit is not settled: it holds anyway, or
+will not."""
+
 STEPS, GRID_STEPS = 8, 4
 """Gauss–Newton steps of a learned solver and of a grid."""
 
@@ -76,7 +80,8 @@ DISTILLED_CLOSURES = 150
 class Improvement:
     """Walks the numbers of evaluations below ``ladder``'s; ``rungs`` are all plans it measured.
 
-    Fits run on the inputs that are hardest for ``cheapest``, and as many others.
+    Fits run on the inputs that are hardest for ``cheapest``, and as many others. A walk settles
+    the fits whose error is near what is asked, ``exactly`` all of them.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Improvement:
         self.sites = study.layout.sites
         self.rungs: list[Rung] = []
         self._learned: dict[int, Plan] = {}
+        self._undecided = (0.0, math.inf)
         self._densities: dict[int, list[Densities]] = {}
         splits = study.splits
         rows = _rows(study)
@@ -98,6 +104,8 @@ class Improvement:
         Ends with one evaluation more than the fewest that look safe, to fall back on.
         """
         least = self.ladder.layout.least
+        target = self.study.target
+        self._undecided = (SURE * target / UNDECIDED, UNDECIDED * target)
         with self._judged() as judged:
             errors: dict[int, float] = {}
             n = min(max(math.ceil(FIRST * cheapest), least), cheapest - 1, self._most)
@@ -232,9 +240,10 @@ class Improvement:
                     fitted.append((handicap * error, families))
             families = min(fitted, key=lambda found: found[0])[1]
             numbers = (families.parameters, families.plan, judged)
-            self._descended(*numbers, 20 + 2 * n, families.excess)
-            self._settled(*numbers, STEPS, 2.0, families.excess)
-            self._settled(*numbers, STEPS // 2, TAILED, families.excess)
+            error = self._descended(*numbers, 20 + 2 * n, families.excess)
+            if self._undecided[0] <= error <= self._undecided[1]:
+                self._settled(*numbers, STEPS, 2.0, families.excess)
+                self._settled(*numbers, STEPS // 2, TAILED, families.excess)
         except (OutOfTime, KeyboardInterrupt):
             if fitted:
                 self._note(min(fitted, key=lambda found: found[0])[1].frozen(), NAME)

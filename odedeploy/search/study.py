@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ class Study:
         """Share of the target below which the first plan to be tested keeps all errors."""
         ranking = len(self.splits.fit) + len(self.splits.validate)
         if not self.metric.counts:
-            return SAFE * min(1.0, ranking / FEW) ** 0.5
+            return SAFE * math.sqrt(min(1.0, ranking / FEW))
         return RARE * min(1.0, ranking / len(self.splits.certify))
 
     @cached_property
