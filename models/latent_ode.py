@@ -38,8 +38,14 @@ QUERIES = 12
 DRAWS = 20
 """How often an epoch sees a trajectory, each time with other observations."""
 
-FOLLOWED = 25
-"""Points of a trajectory that a training step compares, of all 200."""
+EVERY = 10
+"""A training step compares every tenth point of a trajectory, the first drawn anew."""
+
+LATER = 5
+"""How many of these points may begin the part of a trajectory that is read by itself."""
+
+FEWEST = 3
+"""Observations of a part that tell something about its state."""
 
 RECIPE = Recipe(
     epochs=32,
@@ -138,9 +144,12 @@ class LatentOde(nn.Module):
 
     def trajectories(self, start: Tensor, times: Tensor) -> Tensor:
         """Positions (batch, n, 2) at n ``times`` that all samples share, by a single solve."""
-        states = self._solve(lambda t, z: self.field(z), start, times)
-        positions: Tensor = self.decoder(states.transpose(0, 1))
+        positions: Tensor = self.decoder(self.states(start, times))
         return positions
+
+    def states(self, start: Tensor, times: Tensor) -> Tensor:
+        """Latent states (batch, n, latent) at n ``times``, the first of them that of ``start``."""
+        return self._solve(lambda t, z: self.field(z), start, times).transpose(0, 1)
 
     def _solve(self, field: object, start: Tensor, times: Tensor) -> Tensor:
         tolerance = self.tolerance
@@ -191,10 +200,12 @@ def learn(
         chosen = drawn.rows(rows % count)
         counts = torch.randint(10, spirals.POINTS + 1, (len(rows),), generator=generator)
         seen = spirals.observe(chosen, counts, generator)
-        noise = torch.randn(len(rows), LATENT, generator=generator)
-        order = torch.randperm(known - 1, generator=generator)[: FOLLOWED - 1] + 1
-        points = torch.cat([torch.zeros(1, dtype=torch.int64), order.sort().values])
-        return (*seen, spirals.TIMES[points], chosen.noisy[:, points], noise)
+        noise = torch.randn(len(rows), 2, LATENT, generator=generator)
+        first, later = (int(torch.randint(1, most + 1, (1,), generator=generator))
+                        for most in (EVERY, LATER))  # fmt: skip
+        points = torch.tensor([0, *range(first, known, EVERY)])
+        when = spirals.TIMES[points]
+        return (*seen, when, chosen.noisy[:, points], noise, torch.tensor(later))
 
     return Task(
         name=NAME,
@@ -212,18 +223,33 @@ def learn(
 def loss(
     model: nn.Module, batch: Batch, points: int = len(spirals.TIMES)
 ) -> tuple[Tensor, Metrics]:
-    """Negative evidence lower bound of a trajectory of so many ``points``, per point; RMSE to its
-    noisy points."""
-    values, times, mask, when, target, noise = batch
-    latent_ode = cast(LatentOde, model)
-    mean, log_variance = latent_ode.recognition(values, times, mask)
-    start = mean + noise * torch.exp(0.5 * log_variance)
-    found = latent_ode.trajectories(start, when)
-    squares = (found - target).square()
-    likelihood = points * squares.sum(dim=2).mean(dim=1) / (2 * spirals.NOISE**2)
+    """Negative evidence lower bound of a trajectory of so many ``points``, per point, and what
+    ties the states that it runs through to those that are read off its later part; RMSE to its
+    noisy points.
+
+    The bound alone leaves open where in latent space a reading begins, so that a trajectory may
+    run into states that no reading begins at, and beyond the times of training the field is free.
+    Here the part after a time is read by itself, as a trajectory that begins there: its posterior
+    has to expect the state that the solve has reached, and a state drawn from it to predict the
+    rest.
+    """
+    *parts, when, target, noise, later = batch
+    latent_ode, seen, k = cast(LatentOde, model), spirals.Observed(*parts), int(later)
+    mean, log_variance = latent_ode.recognition(*seen)
+    states = latent_ode.states(mean + noise[:, 0] * torch.exp(0.5 * log_variance), when)
+    squares = (latent_ode.decoder(states) - target).square()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
-    bound = (likelihood + divergence).mean() / points
-    return bound, {"rmse": squares.mean().sqrt().item()}
+
+    rest = spirals.since(seen, when[k])
+    told = (rest.mask.sum(dim=1) >= FEWEST).float()
+    mean, log_variance = latent_ode.recognition(*rest)
+    distance = (states[:, k] - mean).square() / log_variance.exp()
+    surprise = 0.5 * (distance + log_variance).sum(dim=1)
+    start = mean + noise[:, 1] * torch.exp(0.5 * log_variance)
+    onwards = latent_ode.trajectories(start, when[k:] - when[k]) - target[:, k:]
+    both = squares.sum(dim=2).mean(dim=1) + told * onwards.square().sum(dim=2).mean(dim=1)
+    total = both / (2 * spirals.NOISE**2) + (divergence + told * surprise) / points
+    return total.mean(), {"rmse": squares.mean().sqrt().item()}
 
 
 @torch.no_grad()

@@ -83,6 +83,16 @@ def observe(spirals: Spirals, counts: Tensor, generator: Generator) -> Observed:
     return Observed(values, times, mask)
 
 
+def since(seen: Observed, time: Tensor) -> Observed:
+    """The observations from ``time`` on, at times counted from it, padded to the most of them."""
+    kept = seen.mask * (seen.times >= time)
+    order = torch.where(kept > 0, seen.times, 2.0).argsort(dim=1)[:, : int(kept.sum(1).max())]
+    mask = torch.gather(kept, 1, order)
+    times = (torch.gather(seen.times, 1, order) - time) * mask
+    values = torch.gather(seen.values, 1, order[..., None].expand(-1, -1, 2)) * mask[..., None]
+    return Observed(values, times, mask)
+
+
 def rmse(found: Tensor, true: Tensor) -> float:
     """Root of the mean squared distance in one coordinate."""
     return (found - true).square().mean().sqrt().item()

@@ -147,9 +147,7 @@ class _Run:
             at = _progress(self.task, self.done, self.chosen, self.window, self.seconds)
             if last is not None:
                 held_out = self.task.held_out(self.measured.eval())
-                at = replace(
-                    at, held_out=held_out, moved=lock.moved(self.asked, self.model, last)
-                )
+                at = replace(at, held_out=held_out, moved=lock.moved(self.asked, self.model, last))
             report(at)
         self.model.train()
         self.window.clear()
