@@ -82,21 +82,57 @@ def test_a_solve_for_each_query_is_the_common_trajectory():
     torch.testing.assert_close(found, common, rtol=1e-4, atol=1e-5)
 
 
-def test_the_loss_bounds_the_evidence():
-    """Negative log-likelihood of a known path, less nothing, when the posterior is the prior."""
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=6), st.integers(0, 60))
+def test_the_part_since_a_time_is_what_was_seen_from_it_on(counts, first):
+    seen = spirals.observe(spirals.draw(len(counts), 0), torch.tensor(counts), generator())
+    part = spirals.since(seen, spirals.TIMES[first])
+    for row in range(len(counts)):
+        kept = (seen.times[row] >= spirals.TIMES[first]) & (seen.mask[row] > 0)
+        n = int(kept.sum())
+        assert part.mask[row].sum() == n and not part.mask[row, n:].any()
+        assert torch.equal(part.values[row, :n], seen.values[row, kept])
+        torch.testing.assert_close(part.times[row, :n], seen.times[row, kept] - first / 100)
+        assert not part.values[row, n:].any() and not part.times[row, n:].any()
+
+
+def test_the_loss_bounds_the_evidence_of_the_whole_and_of_its_later_part():
+    """Negative log-likelihoods of a known path, less nothing, when the posterior is the prior."""
 
     class Resting(LatentOde):
-        def trajectories(self, start, times):
-            return start.new_zeros(len(start), len(times), 2)
+        def states(self, start, times):
+            return start.new_zeros(len(start), len(times), start.shape[1])
 
     model = Resting()
-    torch.nn.init.zeros_(model.recognition.posterior.weight)
-    torch.nn.init.zeros_(model.recognition.posterior.bias)
+    for layer in (model.recognition.posterior, model.decoder[-1]):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
     batch = latent_ode.learn(Resting, Recipe(epochs=1), 8).batch(torch.arange(8), generator())
     bound, metrics = latent_ode.loss(model, batch)
-    squares = batch[4].square()
-    torch.testing.assert_close(bound, squares.sum(2).mean() / (2 * 0.3**2))
+    squares, later = batch[4].square(), int(batch[6])
+    expected = squares.sum(2).mean() + squares[:, later:].sum(2).mean()
+    torch.testing.assert_close(bound, expected / (2 * 0.3**2))
     assert metrics["rmse"] == pytest.approx(squares.mean().sqrt().item())
+
+
+def test_the_loss_asks_of_the_later_part_for_the_state_that_the_solve_reached():
+    """The better the later part's posterior expects that state, the lower the loss."""
+    batch = latent_ode.learn(LatentOde, Recipe(epochs=1), 8).batch(torch.arange(8), generator())
+
+    def loss(shift: float) -> float:
+        class Told(LatentOde):
+            def states(self, start, times):
+                return (start.new_full((len(start), len(times), 4), shift)).cumsum(1)
+
+        model = Told()
+        for part in (model.recognition.posterior, model.decoder[-1]):
+            torch.nn.init.zeros_(part.weight)
+            torch.nn.init.zeros_(part.bias)
+        return latent_ode.loss(model, batch)[0].item()
+
+    reached = int(batch[6]) + 1
+    surprise = 0.5 * 4 * reached**2 / len(spirals.TIMES)
+    assert loss(1.0) - loss(0.0) == pytest.approx(surprise, rel=1e-3)
 
 
 def test_a_run_learns_and_ends_at_its_recipe(tmp_path):
