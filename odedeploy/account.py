@@ -16,7 +16,7 @@ from odedeploy.manifest import ErrorReport, Manifest
 from odedeploy.metrics import Metric
 from odedeploy.planned import Planned
 from odedeploy.program import Plan
-from odedeploy.search import Certificate, promise
+from odedeploy.search import Candidate, Certificate, promise
 from odedeploy.spec import ExportSpec
 from odedeploy.step_control import ROWS
 from odedeploy.verification import Verification
@@ -38,16 +38,8 @@ def manifest_of(
     kept = not failures
     alarm = {} if planned.watched is None else {"alarm": planned.watched.to_json()}
     metric = metrics.of(spec)
-    promised = promise(metric, certificate.samples, spec.confidence)
     extra, moved = _extra(graph, spec), verification.quantisation_error
-    if "times_as_input" in extra:
-        promised += " Times are an input of the file, and these inputs share one vector of times."
-    control = planned.plan.control
-    if control is not None and not control.per_sample:
-        promised += (
-            " The promise is of inputs run one by one: a batch shares its steps, and in batches of "
-            f"{min(ROWS, certificate.samples)} the certification inputs kept it as well."
-        )
+    promised = _promised(planned, certificate.samples, "times_as_input" in extra)
     return Manifest(
         file=path.name,
         format=spec.format,
@@ -68,13 +60,7 @@ def manifest_of(
             "of": _target(graph),
             "evaluations": reference.evaluations,
         },
-        candidates=[
-            {
-                "solver": c.solver, "kind": c.kind, "nfe": c.evaluations, "error": c.error,
-                **({} if c.plan.control is None else {"tolerance": c.plan.control.tolerance}),
-            }
-            for c in found.candidates
-        ],
+        candidates=[_tried(candidate) for candidate in found.candidates],
         seconds=seconds,
         inputs=input_specs(graph.model),
         outputs=delivered_specs(graph.model, planned.plan),
@@ -85,6 +71,31 @@ def manifest_of(
         warnings=(*planned.warnings, *failures),
         quantisation_error=None if moved is None else float(np.max(moved)),
     )
+
+
+def _promised(planned: Planned, samples: int, times_as_input: bool) -> str:
+    """The promise of a kept certificate, with what it takes for granted."""
+    said = promise(metrics.of(planned.spec), samples, planned.spec.confidence)
+    if times_as_input:
+        said += " Times are an input of the file, and these inputs share one vector of times."
+    control = planned.plan.control
+    if control is not None and not control.per_sample:
+        said += (
+            " The promise is of inputs run one by one: a batch shares its steps, and in batches of "
+            f"{min(ROWS, samples)} the certification inputs kept it as well."
+        )
+    return said
+
+
+def _tried(candidate: Candidate) -> dict[str, Any]:
+    control = candidate.plan.control
+    return {
+        "solver": candidate.solver,
+        "kind": candidate.kind,
+        "nfe": candidate.evaluations,
+        "error": candidate.error,
+        **({} if control is None else {"tolerance": control.tolerance}),
+    }
 
 
 def _extra(graph: OdeGraph, spec: ExportSpec) -> dict[str, Any]:

@@ -101,27 +101,21 @@ def verify(
 
     Raises BadInput when the two sets of outputs cannot be compared with each other.
     """
-    symbol = batch_symbol(expected_inputs)
     discretisation = worst_error(torch_outputs, reference_outputs)
-    batched = frozenset(s.name for s in expected_inputs if s.shape and s.shape[0] == symbol)
     expected = {**torch_outputs, **(monitors or {})}
     floors = {name: floor_of(array) for name, array in torch_outputs.items()}
     floors |= dict.fromkeys(monitors or {}, MONITOR_FLOOR)
-    subject = _Subject(runner, inputs, batched, expected_outputs, symbol)
-    lost = np.full(discretisation.shape, np.inf)
     failures = [
         *_signature_failures("input", runner.inputs, expected_inputs),
         *_signature_failures("output", runner.outputs, expected_outputs),
     ]
-    try:
-        found = subject.all(len(lost))
-        failures += _array_failures(found, expected)
-        if symbol is not None:
-            failures += _batch_failures(subject, found, floors, export_tol)
-    except OdeDeployError as error:
-        failures.append(f"The artefact does not run on the inputs: {error}")
-        return Verification(tuple(failures), discretisation, lost, lost)
-    if _layout(found) != _layout(expected):
+    symbol = batch_symbol(expected_inputs)
+    batched = frozenset(s.name for s in expected_inputs if s.shape and s.shape[0] == symbol)
+    subject = _Subject(runner, inputs, batched, expected_outputs, symbol)
+    found, broken = _answers(subject, len(discretisation), expected, floors, export_tol)
+    failures += broken
+    if found is None:
+        lost = np.full(discretisation.shape, np.inf)
         return Verification(tuple(failures), discretisation, lost, lost)
     failures += _value_failures(found, expected, floors, tol, export_tol)
     found = {name: found[name] for name in torch_outputs}
@@ -131,6 +125,21 @@ def verify(
         worst_error(found, torch_outputs),
         worst_error(found, reference_outputs) if metric is None else metric(found),
     )
+
+
+def _answers(
+    subject: _Subject, rows: int, expected: Arrays, floors: dict[str, float], export_tol: float
+) -> tuple[Arrays | None, list[str]]:
+    """The artefact's answers where they can be compared, and what is wrong with them so far."""
+    failures: list[str] = []
+    try:
+        found = subject.all(rows)
+        failures += _array_failures(found, expected)
+        if subject.symbol is not None:
+            failures += _batch_failures(subject, found, floors, export_tol)
+    except OdeDeployError as error:
+        return None, [*failures, f"The artefact does not run on the inputs: {error}"]
+    return (found if _layout(found) == _layout(expected) else None), failures
 
 
 def golden(
