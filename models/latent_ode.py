@@ -39,7 +39,8 @@ DRAWS = 20
 """How often an epoch sees a trajectory, each time with other observations."""
 
 EVERY = 10
-"""A training step compares every tenth point of a trajectory, the first drawn anew."""
+"""A training step compares every tenth point of a trajectory, the first drawn anew, and gets from
+one to the next by a step of RK4, 0.38 rad on a spiral."""
 
 LATER = 5
 """How many of these points may begin the part of a trajectory that is read by itself."""
@@ -49,8 +50,7 @@ FEWEST = 3
 
 RECIPE = Recipe(
     epochs=32,
-    tolerances=(1e-3,) * 28 + (1e-5,) * 4,
-    batch=50,
+    batch=100,
     learning_rate=1e-2,
     weight_decay=1e-4,
     averaging=0.995,
@@ -99,8 +99,7 @@ class VectorField(nn.Module):
 class LatentOde(nn.Module):
     """Where a trajectory is at query times, from irregular and noisy observations of it.
 
-    ``tolerance`` is rtol = atol of the adaptive solve. ``adjoint_tolerance`` goes unused: training
-    runs backwards through the solver.
+    ``tolerance`` is rtol = atol of the adaptive solve.
     """
 
     dynamic_axes = {
@@ -121,7 +120,7 @@ class LatentOde(nn.Module):
         self.recognition = Recognition(latent, recognition)
         self.field = VectorField(latent, hidden)
         self.decoder = nn.Sequential(nn.Linear(latent, hidden), nn.Tanh(), nn.Linear(hidden, 2))
-        self.tolerance = self.adjoint_tolerance = tolerance
+        self.tolerance = tolerance
 
     @property
     def evaluations(self) -> int:
@@ -142,20 +141,25 @@ class LatentOde(nn.Module):
         )
         return positions
 
-    def trajectories(self, start: Tensor, times: Tensor) -> Tensor:
+    def trajectories(self, start: Tensor, times: Tensor, method: str = "dopri5") -> Tensor:
         """Positions (batch, n, 2) at n ``times`` that all samples share, by a single solve."""
-        positions: Tensor = self.decoder(self.states(start, times))
+        positions: Tensor = self.decoder(self.states(start, times, method))
         return positions
 
-    def states(self, start: Tensor, times: Tensor) -> Tensor:
-        """Latent states (batch, n, latent) at n ``times``, the first of them that of ``start``."""
-        return self._solve(lambda t, z: self.field(z), start, times).transpose(0, 1)
+    def states(self, start: Tensor, times: Tensor, method: str = "dopri5") -> Tensor:
+        """Latent states (batch, n, latent) at n ``times``, the first of them that of ``start``.
 
-    def _solve(self, field: object, start: Tensor, times: Tensor) -> Tensor:
+        A ``method`` with fixed steps steps from time to time.
+        """
+        return self._solve(lambda t, z: self.field(z), start, times, method).transpose(0, 1)
+
+    def _solve(
+        self, field: object, start: Tensor, times: Tensor, method: str = "dopri5"
+    ) -> Tensor:
         tolerance = self.tolerance
         times = times.to(start)
         return cast(
-            Tensor, odeint(field, start, times, rtol=tolerance, atol=tolerance, method="dopri5")
+            Tensor, odeint(field, start, times, rtol=tolerance, atol=tolerance, method=method)
         )
 
 
@@ -236,7 +240,8 @@ def loss(
     *parts, when, target, noise, later = batch
     latent_ode, seen, k = cast(LatentOde, model), spirals.Observed(*parts), int(later)
     mean, log_variance = latent_ode.recognition(*seen)
-    states = latent_ode.states(mean + noise[:, 0] * torch.exp(0.5 * log_variance), when)
+    start = mean + noise[:, 0] * torch.exp(0.5 * log_variance)
+    states = latent_ode.states(start, when, "rk4")
     squares = (latent_ode.decoder(states) - target).square()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
@@ -246,7 +251,7 @@ def loss(
     distance = (states[:, k] - mean).square() / log_variance.exp()
     surprise = 0.5 * (distance + log_variance).sum(dim=1)
     start = mean + noise[:, 1] * torch.exp(0.5 * log_variance)
-    onwards = latent_ode.trajectories(start, when[k:] - when[k]) - target[:, k:]
+    onwards = latent_ode.trajectories(start, when[k:] - when[k], "rk4") - target[:, k:]
     both = squares.sum(dim=2).mean(dim=1) + told * onwards.square().sum(dim=2).mean(dim=1)
     total = both / (2 * spirals.NOISE**2) + (divergence + told * surprise) / points
     return total.mean(), {"rmse": squares.mean().sqrt().item()}

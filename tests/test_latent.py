@@ -100,7 +100,7 @@ def test_the_loss_bounds_the_evidence_of_the_whole_and_of_its_later_part():
     """Negative log-likelihoods of a known path, less nothing, when the posterior is the prior."""
 
     class Resting(LatentOde):
-        def states(self, start, times):
+        def states(self, start, times, method):
             return start.new_zeros(len(start), len(times), start.shape[1])
 
     model = Resting()
@@ -121,7 +121,7 @@ def test_the_loss_asks_of_the_later_part_for_the_state_that_the_solve_reached():
 
     def loss(shift: float) -> float:
         class Told(LatentOde):
-            def states(self, start, times):
+            def states(self, start, times, method):
                 return (start.new_full((len(start), len(times), 4), shift)).cumsum(1)
 
         model = Told()
@@ -136,7 +136,7 @@ def test_the_loss_asks_of_the_later_part_for_the_state_that_the_solve_reached():
 
 
 def test_a_run_learns_and_ends_at_its_recipe(tmp_path):
-    recipe = Recipe(epochs=2, tolerances=(1e-2, 1e-2), batch=20, learning_rate=3e-2)
+    recipe = Recipe(epochs=2, batch=20, learning_rate=3e-2)
     task = latent_ode.learn(LatentOde, recipe, 20)
     reports = []
     trained = training.run(
