@@ -3,7 +3,7 @@
 The classifier digit-classifier, which shares nothing with the generator but the training digits,
 reads the samples of each artefact and those of the model's own adaptive solve.
 
-    python benchmarks/flow_digits.py [--inputs 1024]
+    python benchmarks/flow_digits.py [--inputs 1024] [--budget 120]
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--inputs", type=int, default=1024)
-    case = open_case("flow-digits", 0, parser.parse_args().inputs, min(TOLS))
+    parser.add_argument("--budget", type=float, default=120, help="seconds of each search")
+    asked = parser.parse_args()
+    case = open_case("flow-digits", 0, asked.inputs, min(TOLS))
+    case = replace(case, spec=replace(case.spec, budget=asked.budget))
     draws = flow_digits.draws(flow_digits.JUDGED, seed=1)
     graph = api.capture(case.model, case.splits.inputs)
     found = {ADAPTIVE: (own(case.model, draws), {"tolerance": case.model.tolerance})}
