@@ -43,7 +43,7 @@ EVERY = 10
 one to the next by a step of RK4, 0.38 rad on a spiral."""
 
 LATER = 5
-"""How many of these points may begin the part of a trajectory that is read by itself."""
+"""How many of these points, from the second on, may begin the part that is read by itself."""
 
 FEWEST = 3
 """Observations of a part that tell something about its state."""
@@ -209,7 +209,7 @@ def learn(
                         for most in (EVERY, LATER))  # fmt: skip
         points = torch.tensor([0, *range(first, known, EVERY)])
         when = spirals.TIMES[points]
-        return (*seen, when, chosen.noisy[:, points], noise, torch.tensor(later))
+        return (*seen, when, chosen.noisy[:, points], noise, torch.tensor(1 + later))
 
     return Task(
         name=NAME,
