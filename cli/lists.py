@@ -8,8 +8,8 @@ from typing import Any
 from odedeploy.cli import output
 from odedeploy.cli.options import Json
 
-UNITS = ("nll",)
-"""Figures on model cards that are no shares."""
+SHARES = ("accuracy", "error")
+"""How the names of those figures on model cards end that are shares."""
 
 
 def models(as_json: Json = False) -> None:
@@ -23,16 +23,24 @@ def models(as_json: Json = False) -> None:
         output.emit({"models": found})
         return
     rows = [
-        (m["name"], m["summary"], f"{m['card']['parameters']:,}", _reached(m["card"]))
+        (
+            m["name"],
+            m["summary"],
+            m["card"]["data"]["name"],
+            f"{m['card']['parameters']:,}",
+            _reached(m["card"]),
+        )
         for m in found
     ]
-    output.show(output.table("", ("model", "what it is", "parameters>", "in its test>"), rows))
+    columns = ("model", "what it is", "data", "parameters>", "in its test>")
+    output.show(output.table("", columns, rows))
 
 
 def _reached(card: dict[str, Any]) -> str:
-    """The first figure that a model was tested for, a share unless it has another unit."""
+    """The first figure that a model was tested for."""
     name, figure = next(iter(card["test"].items()))
-    return f"{name.replace('_', ' ')} " + (f"{figure:.3f}" if name in UNITS else f"{figure:.2%}")
+    share = name.endswith(SHARES)
+    return f"{name.replace('_', ' ')} " + (f"{figure:.2%}" if share else f"{figure:.3f}")
 
 
 def solvers(as_json: Json = False) -> None:
