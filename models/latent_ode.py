@@ -236,6 +236,10 @@ def loss(
     Here the part after a time is read by itself, as a trajectory that begins there: its posterior
     has to expect the state that the solve has reached, and a state drawn from it to predict the
     rest.
+
+    ``batch`` is what ``learn`` draws for n samples: the three parts of ``spirals.Observed``, k
+    ascending times (k,), noisy points (n, k, 2) at them, standard normal draws (n, 2, latent), and
+    the place among the times at which the later part begins.
     """
     *parts, when, target, noise, later = batch
     latent_ode, seen, k = cast(LatentOde, model), spirals.Observed(*parts), int(later)
